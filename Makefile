@@ -1,0 +1,114 @@
+# Everything this project does is one command. `make` alone lists them.
+# Environments: by default make builds its own in .venv; with VENV=DIR it uses yours as it is and installs nothing.
+# Threads: OMP_NUM_THREADS and the like are yours to set; only notebooks run for tests, docs and outputs have one.
+
+VENV   ?= .venv
+PYTHON ?= python3
+PRESET ?=
+NB     ?=
+
+BIN := $(VENV)/bin
+MIN := $(shell sed -n 's/^min_python *= *//p' settings.ini)
+TORCH := $(shell grep -m1 '^torch==' constraints.txt)
+
+# This folder's package comes first, whatever the environment has installed
+export PYTHONPATH := $(CURDIR)$(if $(PYTHONPATH),:$(PYTHONPATH))
+
+# Set-up stamps: .run is what `make reproduce` needs, .dev adds what writing, testing and publishing need
+ifeq ($(origin VENV),file)
+RUN := $(VENV)/.run
+DEV := $(VENV)/.dev
+endif
+
+PIP  = $(BIN)/python -I -m pip --disable-pip-version-check
+SAY  = @printf '\n== %s\n'
+ONE  = OMP_NUM_THREADS=1
+LIMIT := $(if $(shell command -v timeout),timeout 900)
+FRESH_HASHES = PYTHONHASHSEED=0 MPLBACKEND=agg
+
+.DEFAULT_GOAL := help
+.PHONY: help reproduce test docs lab export refresh readme hooks pins clean distclean \
+        check-tree check-names check-notebooks check-package check-offline check-docs
+
+help: ## list these commands
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1|\2/p' Makefile | while IFS='|' read -r c t; do printf '%-15s %s\n' "$$c" "$$t"; done
+
+reproduce: $(RUN) ## the main result: train, evaluate, table, figure, report (PRESET=smoke for seconds)
+	@$(BIN)/sfr-repro reproduce $(if $(PRESET),--preset $(PRESET))
+
+test: $(DEV) ## everything CI checks: notebooks, package, tests with and without the data folder, site
+	@for step in check-tree check-names check-notebooks check-package check-offline check-docs; do \
+	  $(MAKE) --no-print-directory $$step || exit $$?; done
+
+docs: $(DEV) ## the site in _docs/, with Quarto where it is installed, else with smalldocs
+	@$(ONE) $(BIN)/python tests/make_docs.py
+
+lab: $(DEV) ## read and write the notebooks in JupyterLab (`make hooks` once, to save them clean)
+	@$(BIN)/jupyter lab nbs
+
+export: $(DEV) ## notebooks -> package: clean the notebooks, then export their code
+	@$(BIN)/nbdev_clean && $(BIN)/nbdev_export
+
+refresh: $(DEV) ## run the notebooks again and store their outputs, one thread (NB=FILE for one of them)
+	@$(ONE) $(FRESH_HASHES) $(BIN)/python tests/refresh.py $(NB)
+
+readme: $(DEV) ## README.md from nbs/index.ipynb
+	@$(BIN)/python tests/make_readme.py
+
+hooks: $(DEV) ## once a clone: notebooks are cleaned on save (in ~/.jupyter) and merged cell by cell (in .git)
+	@$(BIN)/nbdev_install_hooks
+
+pins: $(DEV) ## constraints.txt from what is installed now; run it after `make test` has passed
+	@$(BIN)/python tests/make_pins.py
+
+clean: ## remove what was built; .venv and runs/ stay
+	@rm -rf _proc _docs build dist *.egg-info .pytest_cache nbs/nbdev.yml nbs/.last_checked
+	@find sfr_repro tests nbs \( -name __pycache__ -o -name .ipynb_checkpoints \) -prune -exec rm -rf {} +
+	@echo "removed _proc, _docs and caches; .venv and runs/ are still there (make distclean removes .venv)"
+
+distclean: clean ## clean, and remove .venv too; runs/ stays
+	@rm -rf .venv
+
+# ---- set-up: torch first (the largest download), then the rest, all at the tested versions
+
+$(VENV)/.run: settings.ini setup.py constraints.txt
+	$(SAY) "set-up: $(VENV) with $(TORCH) and what the pipeline needs, at the versions of constraints.txt"
+	@command -v $(PYTHON) >/dev/null || { echo "make: $(PYTHON) was not found; sfr_repro needs Python $(MIN) or newer (make PYTHON=...)"; exit 2; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] < tuple(map(int, "$(MIN)".split("."))))' || \
+	  { echo "make: $(PYTHON) is $$($(PYTHON) -V 2>&1); sfr_repro needs Python $(MIN) or newer (make PYTHON=...)"; exit 2; }
+	@$(PYTHON) -m venv $(VENV)
+	@$(PIP) install $(TORCH)
+	@$(PIP) install -c constraints.txt -e .
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.run
+	$(SAY) "set-up: what writing, testing and publishing need"
+	@$(PIP) install -c constraints.txt -e '.[dev]'
+	@touch $@
+
+# ---- the steps of `make test`, each also a command of its own
+
+check-tree: $(DEV)
+	$(SAY) "1/6 clean and export: the notebooks and the package agree"
+	@$(BIN)/python tests/check_tree.py
+
+check-names: $(DEV)
+	$(SAY) "2/6 pyflakes: the package knows every name it uses"
+	@$(BIN)/python -m pyflakes sfr_repro
+
+check-notebooks: $(DEV)
+	$(SAY) "3/6 notebooks: every unflagged cell runs, 2 workers of one thread"
+	@$(ONE) $(LIMIT) $(BIN)/nbdev_test --n_workers 2 --timing
+
+check-package: $(DEV)
+	$(SAY) "4/6 tests, with the data folder as found"
+	@$(BIN)/python -m pytest -q --tb=short --durations 5 tests --ignore tests/test_docs.py
+
+check-offline: $(DEV)
+	$(SAY) "5/6 tests again, without data folder and network"
+	@SFR_DATA=none HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -q --tb=short -m "not once" tests --ignore tests/test_docs.py
+
+check-docs: $(DEV)
+	$(SAY) "6/6 site: staged without warning, built, checked"
+	@$(MAKE) --no-print-directory docs
+	@$(BIN)/python -m pytest -q --tb=short tests/test_docs.py

@@ -1,0 +1,62 @@
+"""README.md from nbs/index.ipynb, by nbconvert, with Quarto installed or not. `make readme` runs it.
+
+As on the site, cells marked `#| hide`, `#| export` or `#| default_exp` are left out, `#| echo: false` hides the code and
+`#| output: false` the output. Tables come as Markdown; pictures and coloured text stay on the site.
+"""
+import re
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+HEAD = '<!-- Made from nbs/index.ipynb by `make readme`: edit that. -->\n\n'
+HIDDEN = {'hide', 'export', 'exporti', 'default_exp', 'include: false'}
+TEXT = ('text/markdown', 'text/plain')
+
+def directives(source):
+    "The directives at the head of a cell's source, and the source without them"
+    found = re.findall(r'^#\|[ \t]*(.*?)[ \t]*$', source, re.M)
+    return found, re.sub(r'^#\|.*\n?', '', source, flags=re.M).strip('\n')
+
+def text_only(output):
+    "Keep Markdown, or else plain text; None for a picture"
+    data = output.get('data')
+    if data is None: return output if output.output_type == 'stream' and output.name == 'stdout' else None
+    if any(k.startswith('image/') for k in data): return None
+    best = next((k for k in TEXT if k in data), None)
+    if best is None: return None
+    output['data'] = {best: data[best]}
+    return output
+
+def visible(cells):
+    "The cells, or parts of them, that a reader sees"
+    for cell in cells:
+        if cell.cell_type == 'code':
+            found, cell.source = directives(cell.source)
+            if any(d == h or d.startswith(h + ' ') for d in found for h in HIDDEN): continue
+            cell.outputs = [] if 'output: false' in found else [o for o in map(text_only, cell.outputs) if o is not None]
+            if 'echo: false' in found or not cell.source: cell.metadata['transient'] = {'remove_source': True}
+            if not cell.outputs and (not cell.source or 'echo: false' in found): continue
+        yield cell
+
+def at_root(text):
+    "Links of the index start in nbs/, those of the README in the folder above"
+    def move(m):
+        target = m[2]
+        local = not re.match(r'[a-z]+:|#|/', target) and (ROOT/'nbs'/target.split('#')[0]).exists()
+        return f'{m[1]}(nbs/{target})' if local else m[0]
+    return re.sub(r'(\]) ?\(([^)\s]+)\)', move, text)
+
+def readme():
+    "The text of README.md"
+    import nbformat
+    from nbconvert import MarkdownExporter
+    nb = nbformat.read(ROOT/'nbs/index.ipynb', as_version=4)
+    nb.cells = list(visible(nb.cells))
+    nb.metadata['language_info'] = {'name': 'python'}           # nbdev_clean drops it; the fences need it
+    exporter = MarkdownExporter()
+    exporter.display_data_priority = list(TEXT)
+    exporter.exclude_input_prompt = exporter.exclude_output_prompt = True
+    text, _ = exporter.from_notebook_node(nb)
+    text = re.sub(r'[ \t]+$', '', at_root(text), flags=re.M)
+    return HEAD + re.sub(r'\n{3,}', '\n\n', text).strip() + '\n'
+
+if __name__ == '__main__': (ROOT/'README.md').write_text(readme(), encoding='utf-8')

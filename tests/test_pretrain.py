@@ -1,0 +1,104 @@
+"The recipe of sfr-mini at smoke size: it runs in seconds, survives being killed, and what it saves opens elsewhere."
+import json, os, subprocess, sys, time
+from dataclasses import replace
+import pytest, torch
+from transformers import AutoModel, AutoTokenizer
+from conftest import ROOT
+from sfr_repro.core.records import equal_records, read_record
+from sfr_repro.train import pretrain as P
+
+pytestmark = pytest.mark.once           # the embedded sentences only
+SMOKE = P.pretrain_config('smoke')
+
+@pytest.fixture(scope='module')
+def done(tmp_path_factory):
+    out = tmp_path_factory.mktemp('pretrain')
+    begun = time.monotonic()
+    path = P.pretrain(SMOKE, out, progress=False)
+    return path, time.monotonic()-begun
+
+def test_smoke_takes_seconds_and_learns(done):
+    path, seconds = done
+    assert seconds < 30
+    r = read_record(path)
+    losses = [t.metrics[P.HELDOUT] for t in r.trajectory]
+    assert r.kind == 'pretrain' and r.id == SMOKE.id and losses[-1] < losses[0]
+    assert {k.split('/')[0] for k in r.metrics} == {'mlm', 'sts', 'sts-pieces', 'sts-sif'} and all(k.count('/') == 4 for k in r.metrics)
+
+def test_a_finished_run_is_not_repeated(done):
+    path, _ = done
+    before = path.stat().st_mtime_ns
+    assert P.pretrain(SMOKE, path.parents[1], progress=False) == path and path.stat().st_mtime_ns == before
+
+def same(a, b):
+    "Records equal, weights equal to the byte"
+    assert equal_records(read_record(a), read_record(b))
+    assert (a.parent/'model/model.safetensors').read_bytes() == (b.parent/'model/model.safetensors').read_bytes()
+
+def test_stopped_and_continued_is_the_same_run(done, tmp_path):
+    for stop in (1, 10, None): path = P.pretrain(SMOKE, tmp_path, progress=False, stop_at=stop)
+    same(done[0], path)
+
+def test_killed_at_any_moment_is_the_same_run(done, tmp_path, monkeypatch):
+    class Killed(BaseException): pass
+    after, real = 3, P.Learner.step
+    def step(self, n, *batch):
+        nonlocal after
+        if n == after: after += 6; raise Killed
+        return real(self, n, *batch)
+    monkeypatch.setattr(P.Learner, 'step', step)
+    for _ in range(3):
+        with pytest.raises(Killed): P.pretrain(SMOKE, tmp_path, progress=False, minutes=0)
+    path = P.pretrain(SMOKE, tmp_path, progress=False, minutes=0)
+    same(done[0], path)
+
+def test_sigterm_leaves_a_checkpoint(done, tmp_path):
+    code = ('import os, signal; from sfr_repro.train import pretrain as P; real = P.Learner.step\n'
+            'def step(self, n, *batch):\n    if n == 4: os.kill(os.getpid(), signal.SIGTERM)\n    return real(self, n, *batch)\n'
+            f'P.Learner.step = step; print(P.pretrain(P.pretrain_config("smoke"), {str(tmp_path)!r}, progress=False))')
+    r = subprocess.run([sys.executable, '-c', code], cwd=tmp_path, env=dict(os.environ, PYTHONPATH=str(ROOT)), capture_output=True, text=True)
+    assert r.returncode == 0 and r.stdout.strip() == 'None', r.stderr
+    folder = tmp_path/SMOKE.run_name
+    assert (folder/'last').read_text() == 'checkpoint-5' and not (folder/'record.json').exists()
+    same(done[0], P.pretrain(SMOKE, tmp_path, progress=False))
+
+def test_a_checkpoint_without_its_marker_does_not_count(tmp_path):
+    P.pretrain(SMOKE, tmp_path, progress=False, stop_at=2)
+    folder = tmp_path/SMOKE.run_name
+    (folder/'.checkpoint-9').mkdir(); (folder/'.checkpoint-9/state.safetensors').write_bytes(b'half')
+    learner = P.Learner(SMOKE)
+    assert P.load_checkpoint(folder, learner)['step'] == 2
+    (folder/'last').unlink()
+    assert P.load_checkpoint(folder, learner) is None
+
+def test_the_seed_matters(done, tmp_path):
+    path = P.pretrain(replace(SMOKE, seed=1), tmp_path, progress=False, stop_at=None)
+    assert read_record(path).trajectory != read_record(done[0]).trajectory
+
+def test_what_is_saved_opens_in_transformers(done):
+    folder = done[0].parent/'model'
+    model, info = AutoModel.from_pretrained(folder, add_pooling_layer=False, output_loading_info=True)
+    assert not any(info[k] for k in ('missing_keys', 'unexpected_keys', 'mismatched_keys'))
+    assert json.loads((folder/'config.json').read_text())['dtype'] == 'float16'
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    assert tokenizer.model_max_length == SMOKE.positions and tokenizer.mask_token == '[MASK]'
+    ids = tokenizer('A cat sleeps.', return_tensors='pt')
+    assert ids['input_ids'][0, 0] == P.CLS and ids['input_ids'][0, -1] == P.SEP
+    with torch.no_grad(): assert model.float()(**ids).last_hidden_state.isfinite().all()
+    assert sorted(p.name for p in folder.iterdir()) == ['README.md', 'config.json', 'model.safetensors', 'tokenizer.json', 'tokenizer_config.json']
+
+def test_the_embedded_recipe_fits_the_package():
+    with torch.device('meta'): n = sum(p.numel() for p in P.BertModel(P.new_model(P.pretrain_config('embedded')).config, add_pooling_layer=False).parameters())
+    assert 2*n < 13e6
+
+def test_the_experiment_file_is_read():
+    assert P.pretrain_config(ROOT/'nbs/experiments/pretrain.toml') == P.pretrain_config('embedded')
+
+@pytest.mark.parametrize('text, says', [('preset = "huge"', 'must be one of'), ('[pretrain]\nlr_max = 1', 'lr_max'), ('preset = ', 'not TOML'),
+                                        ('[pretrain]\nschedule = [[0, 1.0]]', 'two knots'), ('[pretrain]\nvocab = 0', 'at least 1')])
+def test_a_wrong_file_is_one_sentence(tmp_path, text, says):
+    (tmp_path/'x.toml').write_text(text)
+    with pytest.raises(P.UserError, match=says): P.pretrain_config(tmp_path/'x.toml')
+
+def test_a_vocabulary_too_large_for_the_text_is_said(tmp_path):
+    with pytest.raises(P.UserError, match='vocab is 50000'): P.pretrain(replace(SMOKE, vocab=50000), tmp_path, progress=False)

@@ -1,0 +1,61 @@
+"The wheel, as a user gets it: built from the files of the repo, installed in a fresh environment, run from another folder."
+import shutil, subprocess, sys, sysconfig, zipfile
+from pathlib import Path
+import pytest
+from conftest import ROOT, files_of_the_repo, quiet
+
+pytestmark = pytest.mark.once
+
+def run(cwd, *args, **env):
+    "What a command prints, run in folder `cwd` without sight of this repo"
+    done = subprocess.run([str(a) for a in args], **quiet(cwd, **env))
+    assert not done.returncode, f'{args}\n{done.stdout}\n{done.stderr}'
+    return done.stdout
+
+@pytest.fixture(scope='module')
+def wheel(tmp_path_factory):
+    "Built from a copy of what git holds, so that no left-over of an older build gets in"
+    src, out = tmp_path_factory.mktemp('src'), tmp_path_factory.mktemp('wheel')
+    for p in files_of_the_repo():
+        to = src/p.relative_to(ROOT)
+        to.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(p, to, follow_symlinks=False)
+    run(out, sys.executable, '-m', 'pip', 'wheel', '--no-deps', '--no-build-isolation', '--no-index', '-q', '-w', out, src)
+    return next(out.glob('*.whl'))
+
+@pytest.fixture(scope='module')
+def installed(wheel, tmp_path_factory):
+    "A fresh environment with the wheel, and the dependencies of this one (by path: editable installs do not come along)"
+    venv = tmp_path_factory.mktemp('fresh')/'venv'
+    run(venv.parent, sys.executable, '-m', 'venv', '--without-pip', venv)
+    run(venv.parent, sys.executable, '-m', 'pip', '--python', venv/'bin/python', 'install', '-q', '--no-deps', '--no-index', wheel)
+    site = next(venv.glob('lib/python*/site-packages'))
+    paths = sysconfig.get_paths()
+    (site/'dependencies.pth').write_text('\n'.join(dict.fromkeys([paths['purelib'], paths['platlib']])) + '\n')
+    return venv
+
+def test_wheel_holds_the_package_and_its_assets(wheel, settings):
+    names = set(zipfile.ZipFile(wheel).namelist())
+    ours = {p.relative_to(ROOT).as_posix() for p in files_of_the_repo() if p.relative_to(ROOT).parts[0] == 'sfr_repro'}
+    assert any('/assets/' in o for o in ours), 'no assets: this test sees nothing'
+    assert ours <= names, sorted(ours - names)[:5]
+    meta = f'{settings["lib_name"]}-{settings["version"]}.dist-info'
+    assert {o.split('/')[0] for o in names} == {'sfr_repro', meta}
+    text = zipfile.ZipFile(wheel).read(f'{meta}/METADATA').decode()
+    for req in settings['requirements'].split(): assert f'Requires-Dist: {req}' in text
+    assert (ROOT/'README.md').read_text(encoding='utf-8').strip() in text.replace('\r\n', '\n'), 'long_description is not the README'
+
+def test_the_fresh_package_is_the_one_that_runs(installed, tmp_path):
+    where = run(tmp_path, installed/'bin/python', '-c', 'import sfr_repro; print(sfr_repro.__file__)').strip()
+    assert Path(where).is_relative_to(installed), where
+
+def test_command_line(installed, tmp_path):
+    assert 'reproduce' in run(tmp_path, installed/'bin/sfr-repro', '--help')
+    presets = run(tmp_path, installed/'bin/sfr-repro', 'presets')
+    for name in ('smoke', 'embedded', 'paper'): assert name in presets
+
+def test_embedded_encoder_opens(installed, tmp_path):
+    code = "from sfr_repro.encode.encoder import SentenceEncoder; v = SentenceEncoder.from_pretrained('sfr-mini').encode(['a b']); print(v.shape, v.dtype)"
+    out = run(tmp_path, installed/'bin/python', '-c', code, HF_HUB_OFFLINE='1', SFR_DATA='none')
+    assert out.splitlines()[-1] == '(1, 256) float32'
+    assert not list(tmp_path.iterdir()), 'left something in the working folder'

@@ -19,7 +19,7 @@ app.add_typer(records_app, name="records")
 Out = Annotated[Optional[Path], typer.Option(help="Where runs go. Default: SFR_RUNS, or runs/.")]
 Set = Annotated[Optional[list[str]], typer.Option("--set", metavar="KEY=VALUE", help="Change one value, such as loss.tau=0.1. May be given several times.")]
 
-# %% ../nbs/cli.ipynb #3cc937a5
+# %% ../nbs/cli.ipynb #cbb957e7
 @app.command()
 def reproduce(
     preset:Annotated[str, typer.Option(help="Size: smoke (seconds), embedded (minutes, two cores), paper (GPU).")]="embedded",
@@ -29,8 +29,10 @@ def reproduce(
     from sfr_repro.core.config import load_experiment
     settings = [load_experiment(preset, ("seeds=[0]", *more))[0] for more in (("train.steps=0",), ())]
     from sfr_repro.core.records import read_record, read_records
-    from sfr_repro.results.report import records_folder
+    from sfr_repro.data.sources import resolve
+    from sfr_repro.results.report import inputs, records_folder
     from sfr_repro.train.run import run
+    for what in ("sts","corpus"): _say(f"data, {what}: {resolve(settings[0].data.source, what)}")
     _say("1/4 the gradient of InfoNCE: by hand, by autograd, by finite differences")
     checks = [check_infonce()]; _say(checks[0])
     _say("2/4 the encoder as it is, on the STS sets")
@@ -39,7 +41,8 @@ def reproduce(
     paths.append(run(settings[1], out))
     _say("4/4 table, figure and page")
     records = [read_record(p) for p in paths]
-    committed = [r for r in read_records(records_folder()) if r.id in {s.id for s in settings}]
+    mine = {(r.id, inputs(r)) for r in records}
+    committed = [r for r in read_records(records_folder()) if (r.id, inputs(r)) in mine]
     show(records, committed, checks, paths[0].parent.parent/f"reproduce-{preset}")
 
 # %% ../nbs/cli.ipynb #320d7e83
@@ -56,7 +59,7 @@ def check_infonce()->str: # One sentence with the two errors
         found += [check_gradient(loss, loss.grad, unit(6,4,seed=s), unit(6,4,seed=s+100)) for s in range(3)]
     return f"InfoNCE: the gradient by hand equals autograd to {max(e.autograd for e in found):.0e} and finite differences to {max(e.differences for e in found):.0e} of its largest entry (float64)."
 
-# %% ../nbs/cli.ipynb #baed6e06
+# %% ../nbs/cli.ipynb #e67bb085
 def show(
     records:list, # This machine's runs
     committed:list, # The committed records of the same settings
@@ -66,16 +69,18 @@ def show(
     "The table on the terminal; the figure and the page as files"
     import matplotlib
     matplotlib.use("Agg")
+    import io
     from sfr_repro.core.records import write_whole
-    from sfr_repro.results.report import headline, html_report, published_sts, sts_figure, sts_scores, summarise
+    from sfr_repro.results.report import headline, html_report, published_sts, smoke_level, sts_figure, sts_scores, summarise
     _say("\n"+headline(records))
     _say("\nThis machine\n"+summarise(sts_scores(records)).to_string(index=False))
-    _say("\nCommitted records of the same settings\n"+(summarise(sts_scores(committed)).to_string(index=False) if committed else "none here"))
+    _say("\nCommitted records of the same settings and data\n"+(f"{headline(committed)}\n{summarise(sts_scores(committed)).to_string(index=False)}" if committed else "none here"))
     known = published_sts().query("average != 'unknown'").drop(columns="source")
-    if len(known): _say("\nPublished, at the papers' size (sources in nbs/records/published/sts.csv)\n"+known.to_string(index=False))
+    if smoke_level(records): _say("\nSet SFR_DATA, or go online, for the seven STS sets and the published numbers beside them.")
+    elif len(known): _say("\nPublished, at the papers' size (sources in nbs/records/published/sts.csv)\n"+known.to_string(index=False))
     figure = sts_figure(records)
-    folder.mkdir(parents=True, exist_ok=True)
-    figure.savefig(folder/"sts.png", dpi=120)
+    picture = io.BytesIO(); figure.savefig(picture, dpi=120, format="png")
+    write_whole(folder/"sts.png", picture.getvalue())
     write_whole(folder/"report.html", html_report(records, committed, checks, figure).encode())
     _say(f"\nFigure: {folder/'sts.png'}\nPage: {folder/'report.html'}")
 
@@ -94,22 +99,23 @@ def run(
         _say(f"{i}/{len(settings)} {config.run_name}")
         _say(str(run_one(config, out)))
 
-# %% ../nbs/cli.ipynb #4e2bcb1c
+# %% ../nbs/cli.ipynb #1df93e19
 @app.command()
 def evaluate(
     model:Annotated[str, typer.Argument(help="sfr-mini, a folder, or a name on the Hugging Face hub.")],
     pooler:Annotated[Optional[str], typer.Option(help="cls, mean, max, first_last, embedding_last. Default: as saved.")]=None,
     rendering:Annotated[str, typer.Option(help="raw, or senteval.")]="raw",
-    precision:Annotated[str, typer.Option(help="auto, fp32 or bf16.")]="auto",
+    precision:Annotated[str, typer.Option(help="fp32, bf16, or auto: as saved, and by the device where nothing is said.")]="auto",
     source:Annotated[Optional[str], typer.Option(help="folder, hub or embedded. Default: the first that can serve.")]=None,
 ):
     "Evaluate any encoder on the STS sets."
     from sfr_repro.data.sts import sts_sets
-    from sfr_repro.encode.encoder import SentenceEncoder
+    from sfr_repro.encode.encoder import SentenceEncoder, resolve_precision
     from sfr_repro.evaluate.sts import evaluate_sts
-    encoder = SentenceEncoder.from_pretrained(model, pooler=pooler, precision=precision)
+    import torch
+    encoder = SentenceEncoder.from_pretrained(model, pooler=pooler, precision=precision).to("cuda" if torch.cuda.is_available() else "cpu")
     result = evaluate_sts(encoder, sets=sts_sets(source), rendering=rendering, source=source)
-    _say(f"{encoder.name}, {encoder.pooler} pooling, {precision} precision, data: {result.data[0]['source']}, {rendering} text, test, Spearman x 100\n{result.table(('all','mean','wmean'))}")
+    _say(f"{encoder.name}, {encoder.pooler} pooling, {resolve_precision(encoder.precision, encoder.device.type)}, data: {result.data[0]['source']}, {rendering} text, test, Spearman x 100\n{result.table(('all','mean','wmean'))}")
 
 # %% ../nbs/cli.ipynb #d01902bf
 @app.command()
@@ -146,14 +152,14 @@ def add(
     from sfr_repro.results.report import records_folder
     for p in paths: _say(add_record(p, records_folder()).name)
 
-# %% ../nbs/cli.ipynb #e4a33944
+# %% ../nbs/cli.ipynb #e4755f63
 @records_app.command("list")
 def list_records():
     "List the committed records."
     from sfr_repro.core.records import read_records
     from sfr_repro.results.report import records_folder, sts_scores
     scores = sts_scores(read_records(records_folder()))
-    _say(scores[["id","seed","label","average"]].to_string(index=False) if len(scores) else "no records here")
+    _say(scores.drop(columns=["inputs","kind"]).to_string(index=False, float_format="%.2f") if len(scores) else "no records here")
 
 # %% ../nbs/cli.ipynb #a80b5f18
 def main():

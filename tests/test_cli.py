@@ -10,7 +10,7 @@ def sfr(*args, cwd, **env):
     return subprocess.run([sys.executable, '-c', 'from sfr_repro.cli import main; main()', *map(str, args)], cwd=cwd, capture_output=True, text=True,
                           env={**os.environ, 'HF_HUB_OFFLINE': '1', **env})
 
-def files(folder): return sorted(p.relative_to(folder).as_posix() for p in Path(folder).rglob('*') if p.is_file() and p.name != '.lock')
+def files(folder): return sorted(p.relative_to(folder).as_posix() for p in Path(folder).rglob('*') if p.is_file())
 
 MISTAKES = {
     'unknown loss': (('run', 'smoke', '--set', 'loss.name=infonse'), "loss is 'infonse': it must be one of infonce"),
@@ -25,6 +25,8 @@ MISTAKES = {
     'empty corpus': (('run', 'smoke', '--set', "data.corpus=['empty.txt']", '--set', 'data.source=embedded'), 'has no sentence'),
     'one sentence': (('run', 'smoke', '--set', "data.corpus=['one.txt']"), 'has one sentence'),
     'output is a file': (('run', 'smoke', '--out', 'a_file'), 'cannot be written'),
+    'learning rate without end': (('run', 'smoke', '--set', 'train.lr=inf'), '[train] lr is inf'),
+    'a folder for a record': (('records', 'add', 'empty_model'), 'cannot be read (Is a directory)'),
     'record cut in half': (('records', 'add', 'half.json'), 'not a whole JSON file'),
 }
 

@@ -35,7 +35,7 @@ def test_kill_9_in_the_middle(tmp_path):
     again = finish(tmp_path/'killed')
     assert equal_records(whole, again)
     left = {p.name for p in next(Path(tmp_path/'killed').glob('smoke-*')).iterdir()}
-    assert left == {'.lock', 'model', 'record.json', 'tensorboard'}
+    assert left == {'.lock', 'inputs.json', 'model', 'record.json', 'tensorboard'}
 
 def test_the_record_says_what_was_run(tmp_path):
     record = finish(tmp_path)
@@ -46,3 +46,10 @@ def test_the_record_says_what_was_run(tmp_path):
     best = max(p.metrics[record.selection.metric] for p in record.trajectory)
     assert next(p for p in record.trajectory if p.metrics[record.selection.metric] == best).step == record.selection.best_step
     assert json.loads(record.model_dump_json(by_alias=True))['schema'] == 1
+
+def test_a_run_made_with_other_data_is_not_taken_for_this_one(tmp_path):
+    finish(tmp_path)
+    inputs = next(tmp_path.glob('*/inputs.json'))
+    inputs.write_text(inputs.read_text().replace('"dev set": "', '"dev set": "0'))
+    process = subprocess.run([sys.executable, '-c', CODE, str(tmp_path)], capture_output=True, text=True, env={**os.environ, 'HF_HUB_OFFLINE': '1'})
+    assert process.returncode and 'was made with another dev set' in process.stderr

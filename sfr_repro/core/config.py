@@ -18,9 +18,9 @@ from pydantic import ConfigDict, Field, ValidationError
 from pydantic.dataclasses import dataclass
 from .notation import UserError
 
-# %% ../../nbs/core/02_config.ipynb #3e2f54e6
+# %% ../../nbs/core/02_config.ipynb #2f1a55ec
 _strict = ConfigDict(extra="forbid", strict=True)
-Positive = Annotated[float, Field(gt=0)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
 
 # %% ../../nbs/core/02_config.ipynb #bdacc5b4
@@ -57,7 +57,7 @@ class DataConfig:
     sentences:Annotated[int, Field(ge=2)]|None = None # How many, drawn with the run's seed; None: all
     source:Literal["folder","hub","embedded"]|None = None # Where all data comes from; None: the first that can serve
 
-# %% ../../nbs/core/02_config.ipynb #eb25b5ce
+# %% ../../nbs/core/02_config.ipynb #b3ae07a9
 @dataclass(frozen=True, config=_strict)
 class TrainConfig:
     "How it is trained"
@@ -68,7 +68,7 @@ class TrainConfig:
     schedule:Literal["linear","cosine","constant"] = "linear"
     warmup:Annotated[int, Field(ge=0)] = 0 # Steps of linear warm-up
     weight_decay:Annotated[float, Field(ge=0)] = 0.
-    clip:Positive|None = 1. # Largest gradient norm; None: not clipped
+    clip:Annotated[float, Field(ge=0, allow_inf_nan=False)] = 1. # Largest gradient norm; 0: not clipped
     precision:Literal["auto","fp32","bf16"] = "auto" # auto: bf16 where the device has the instructions
     eval_every:Count = 25 # Steps between looks at STS-B dev; the best is kept
 
@@ -162,11 +162,12 @@ def _set(raw, dotted, value, where):
     if not key or section not in SECTIONS: raise ConfigError(f"{where}: {dotted!r} is no setting: write section.key, with a section of {', '.join(SECTIONS)}")
     return _merge(raw, {section:{key:value}})
 
-# %% ../../nbs/core/02_config.ipynb #b4e887e7
+# %% ../../nbs/core/02_config.ipynb #b12e54e3
 def _variants(raw, where):
     "The base, then each value of each swept key, then the product of the grid"
     sweep = raw.pop("sweep", {})
-    grid = sweep.pop("grid", {})
+    grid = sweep.pop("grid", {}) if isinstance(sweep, dict) else {}
+    if not isinstance(sweep, dict) or not isinstance(grid, dict): raise ConfigError(f"{where}: sweep must be a section [sweep], and its grid a section [sweep.grid]")
     for k,v in (*sweep.items(), *grid.items()):
         if not isinstance(v, tuple) or not v: raise ConfigError(f"{where}: [sweep] {k} is {v!r}: it must be a list of values")
     if not grid: yield raw
@@ -193,7 +194,7 @@ def _value(text):
     try: return _plain(tomllib.loads(f"x = {text}")["x"])
     except tomllib.TOMLDecodeError: return text
 
-# %% ../../nbs/core/02_config.ipynb #704be880
+# %% ../../nbs/core/02_config.ipynb #2ee7ec0f
 def load_experiment(
     path:str|Path, # A TOML file, or the name of a preset
     overrides:tuple[str,...]=(), # Such as `("loss.tau=0.1", "seeds=[0,1]")`, over the file's values
@@ -201,7 +202,7 @@ def load_experiment(
     "Read an experiment; `ConfigError` says in one sentence what is wrong"
     name,raw,sha = _read(path)
     preset = raw.pop("preset", "embedded")
-    if preset not in PRESETS: raise ConfigError(f"{path}: preset is {preset!r}: it must be one of {', '.join(PRESETS)}")
+    if not isinstance(preset, str) or preset not in PRESETS: raise ConfigError(f"{path}: preset is {preset!r}: it must be one of {', '.join(PRESETS)}")
     raw = _merge(PRESETS[preset], raw)
     for o in overrides:
         key,eq,text = o.partition("=")

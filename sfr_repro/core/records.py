@@ -29,7 +29,7 @@ class _Encoder(_Part): name:str; sha256:str; pooler:str
 class _Selection(_Part): metric:str; every:int; best_step:int
 class _Point(_Part): step:int; loss:FiniteFloat|None = None; lr:FiniteFloat|None = None; metrics:dict[str,FiniteFloat] = {}
 
-# %% ../../nbs/core/03_records.ipynb #b8e2f38d
+# %% ../../nbs/core/03_records.ipynb #5ef5cdec
 class Record(_Part):
     "One run, as its JSON file has it"
     schema_:Annotated[Literal[1], Field(alias="schema")] = 1
@@ -42,7 +42,7 @@ class Record(_Part):
     versions:dict[str,str] # Of the packages that decide numbers
     device:_Device # Processor, threads, precision
     data:list[_Data] # Every set read: which source, how many rows, hash of the text
-    encoder:_Encoder # What was encoded with: hash of the weights, pooler
+    encoder:_Encoder # What the run starts from: hash of its weights, pooler
     selection:_Selection|None = None # How the checkpoint was chosen
     trajectory:list[_Point] = []
     metrics:dict[str,FiniteFloat] # `task/set/split/aggregation/measure` -> value
@@ -54,13 +54,14 @@ class Record(_Part):
 class RecordError(UserError):
     "A record that cannot be used"
 
-# %% ../../nbs/core/03_records.ipynb #1d7a2dce
+# %% ../../nbs/core/03_records.ipynb #c8711e52
 def read_record(
     path:str|Path, # A JSON file
 )->Record: # Checked
     "Read one record; `RecordError` says what is wrong with it"
     try: return Record.model_validate(json.loads(Path(path).read_text()))
-    except FileNotFoundError: raise RecordError(f"{path}: there is no such record") from None
+    except OSError as e: raise RecordError(f"{path}: cannot be read ({e.strerror})") from None
+    except UnicodeDecodeError: raise RecordError(f"{path}: not a text file in UTF-8") from None
     except json.JSONDecodeError as e: raise RecordError(f"{path}, line {e.lineno}: not a whole JSON file ({e.msg})") from None
     except ValidationError as e:
         first = e.errors()[0]
@@ -75,15 +76,17 @@ def read_records(
     def fits(r): return all((r.experiment.name if k=="experiment" else getattr(r, k))==v for k,v in wanted.items())
     return [r for r in map(read_record, sorted(Path(folder).glob("*.json"))) if fits(r)]
 
-# %% ../../nbs/core/03_records.ipynb #fb0b3f63
+# %% ../../nbs/core/03_records.ipynb #2d5b169e
 def write_whole(
     path:str|Path, # Where the file shall be
     data:bytes, # All of it
 ):
     "Write a file so that it is there whole or not at all"
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    fd,tmp = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        fd,tmp = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    except OSError as e: raise UserError(f"{path}: cannot be written ({e.strerror})") from None
     try:
         with os.fdopen(fd, "wb") as f:
             f.write(data); f.flush(); os.fsync(f.fileno())
@@ -113,14 +116,17 @@ def equal_records(
     "Two runs are equal when all but time and commit agree"
     return (a.config,a.id,a.seed,a.metrics,a.trajectory) == (b.config,b.id,b.seed,b.metrics,b.trajectory)
 
-# %% ../../nbs/core/03_records.ipynb #20900cbf
+# %% ../../nbs/core/03_records.ipynb #14d8d7ad
 def code_state()->dict: # As `Record.code`; `commit` and `dirty` are None outside a clone
     "Version and commit of the code that runs"
     here = Path(__file__).resolve().parents[2] if "__file__" in globals() else Path.cwd()
-    git = lambda *a: subprocess.run(("git","-C",str(here),*a), capture_output=True, text=True)
-    inside = (here/".git").exists()
-    return {"version":_version("sfr_repro"), "commit":git("rev-parse","HEAD").stdout.strip() or None if inside else None,
-            "dirty":bool(git("status","--porcelain").stdout.strip()) if inside else None}
+    def git(*args): # None when git is not there or refuses
+        try: r = subprocess.run(("git","-C",str(here),*args), capture_output=True, text=True)
+        except FileNotFoundError: return None
+        return r.stdout.strip() if r.returncode==0 else None
+    commit = git("rev-parse","HEAD") if (here/".git").exists() else None
+    status = git("status","--porcelain","--",".",":!nbs/records/runs") if commit else None   # records that were just added change no code
+    return {"version":_version("sfr_repro"), "commit":commit, "dirty":None if status is None else bool(status)}
 
 def _version(name):
     try: return version(name)
@@ -139,14 +145,14 @@ def cpu_name()->str: # For example "AMD EPYC 9354"; the machine's architecture w
     lines = info.read_text().splitlines() if info.exists() else []
     return next((l.split(":",1)[1].strip() for l in lines if l.startswith("model name")), platform.processor() or platform.machine())
 
-# %% ../../nbs/core/03_records.ipynb #510e57b9
+# %% ../../nbs/core/03_records.ipynb #7d26ec24
 def add_record(
     path:str|Path, # A run's `record.json`
     folder:str|Path, # Usually `nbs/records/runs`
 )->Path: # `<experiment>-<id>-s<seed>.json` in `folder`
     "Copy a finished run's record to where the tables read it"
     r = read_record(path)
-    if r.code.dirty is not False: raise RecordError(f"{path}: made with {'uncommitted changes' if r.code.dirty else 'code of no known commit'}: commit, run again, then add it")
+    if r.code.dirty is not False or not r.code.commit: raise RecordError(f"{path}: made with {'uncommitted changes' if r.code.dirty else 'code of no known commit'}: commit, run again, then add it")
     return write_record(r, Path(folder)/f"{r.experiment.name}-{r.id}-s{r.seed}.json")
 
 # %% ../../nbs/core/03_records.ipynb #0d9ddc5e

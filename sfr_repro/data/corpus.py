@@ -6,12 +6,13 @@
 __all__ = ['FOLDER_CORPORA', 'keep_smallest', 'pick', 'Corpus', 'corpus_files', 'is_file_name', 'file_blocks', 'hub_corpus',
            'load_corpus', 'how_taken', 'stand_in']
 
-# %% ../../nbs/data/01_corpus.ipynb #23cab443
+# %% ../../nbs/data/01_corpus.ipynb #54a31dde
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 import numpy as np
+from tqdm.auto import tqdm
 from .sources import DataError, Source, byte_blocks, decode, describe, first_line, hub_place, resolve
 
 # %% ../../nbs/data/01_corpus.ipynb #08e03a15
@@ -97,7 +98,7 @@ def file_blocks(
             yield path, number, lines
             number += len(lines)
 
-# %% ../../nbs/data/01_corpus.ipynb #af983fa0
+# %% ../../nbs/data/01_corpus.ipynb #faa17bd7
 def hub_corpus(
     source:Source, # Of kind "hub"
     n:int|None, # How many sentences from the start; None: all
@@ -107,7 +108,8 @@ def hub_corpus(
     place,label = hub_place(source, "wiki1m")
     try:
         data = load_dataset(**place, split="train", streaming=True)
-        return list(itertools.islice((t for row in data if (t := row["text"].strip())), n)), label
+        texts = itertools.islice((t for row in data if (t := row["text"].strip())), n)
+        return list(tqdm(texts, total=n, desc="corpus from the hub", unit="sentence", delay=2, disable=None)), label
     except Exception as e: raise DataError(f"{label} cannot be read: {first_line(e)}") from e
 
 # %% ../../nbs/data/01_corpus.ipynb #00f2869e

@@ -6,7 +6,7 @@
 __all__ = ['POOLERS', 'pool', 'resolve_precision', 'make_head', 'EncoderError', 'tokenize', 'like_length', 'pad_ids',
            'SentenceEncoder', 'encode', 'save_encoder', 'weights_sha256']
 
-# %% ../../nbs/encode/00_encoder.ipynb #6176a1bd
+# %% ../../nbs/encode/00_encoder.ipynb #24afae6b
 import copy
 import hashlib
 import inspect
@@ -26,7 +26,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from tqdm.auto import tqdm
 from transformers import AutoConfig, AutoModel, AutoTokenizer, MODEL_MAPPING
-from transformers.utils import logging as hf_logging
+from transformers.utils import cached_file, logging as hf_logging
 from ..core.notation import UserError, check_choice
 
 # %% ../../nbs/encode/00_encoder.ipynb #bf2de692
@@ -110,7 +110,7 @@ def _quiet():
         hf_logging.set_verbosity(level)
         if bar: hf_logging.enable_progress_bar()
 
-# %% ../../nbs/encode/00_encoder.ipynb #dcc34fa2
+# %% ../../nbs/encode/00_encoder.ipynb #cba6034c
 DROPOUTS = ("hidden_dropout_prob","attention_probs_dropout_prob","dropout","attention_dropout")
 
 def _load(where, name, dropout):
@@ -123,23 +123,26 @@ def _load(where, name, dropout):
             for a in has: setattr(config, a, dropout)
         if type(config) not in MODEL_MAPPING: raise EncoderError(f"{name}: its type {config.model_type!r} is no encoder that transformers knows")
         unused = {"add_pooling_layer":False} if "add_pooling_layer" in inspect.signature(MODEL_MAPPING[type(config)].__init__).parameters else {}
-        model = AutoModel.from_pretrained(where, config=config, dtype=torch.float32, use_safetensors=True, trust_remote_code=False, **unused)
+        model,info = AutoModel.from_pretrained(where, config=config, dtype=torch.float32, use_safetensors=True, trust_remote_code=False, output_loading_info=True, **unused)
+        if lost := sorted(k for k in (*info["missing_keys"], *map(str, info["mismatched_keys"])) if "pooler" not in k):
+            raise EncoderError(f"{name}: its weights lack or misfit {len(lost)} tensors of a {config.model_type} model, such as {lost[0]}")
         return model, AutoTokenizer.from_pretrained(where, trust_remote_code=False)
     except EncoderError: raise
-    except (SafetensorError, OSError, ValueError) as e:
+    except (SafetensorError, OSError, ValueError, RuntimeError, KeyError, ImportError) as e:
         reason = str(e).strip().splitlines()[0] if str(e).strip() else type(e).__name__
         raise EncoderError(f"{name}: the model cannot be read ({reason})" if Path(where).is_dir() else
                            f"{name}: not a folder here, and not to be had from the Hugging Face hub or its cache ({reason})") from None
 
-# %% ../../nbs/encode/00_encoder.ipynb #994ae5d8
+# %% ../../nbs/encode/00_encoder.ipynb #7ca556b0
 def _saved_settings(where, config):
     "`pooler` and `precision` as saved, if any"
     if own := getattr(config, "sfr_repro", None): return own
-    pooling = Path(where)/"1_Pooling"/"config.json"
-    if not pooling.is_file(): return {}
-    said = json.loads(pooling.read_text())
+    pooling = cached_file(where, "1_Pooling/config.json", _raise_exceptions_for_missing_entries=False, _raise_exceptions_for_connection_errors=False)
+    if pooling is None: return {}
+    said = json.loads(Path(pooling).read_text())
     modes = {"cls":"pooling_mode_cls_token", "mean":"pooling_mode_mean_tokens", "max":"pooling_mode_max_tokens"}
-    return {"pooler":m for m,old in modes.items() if said.get("pooling_mode")==m or said.get(old)}
+    found = [m for m,old in modes.items() if said.get("pooling_mode")==m or said.get(old)]
+    return {"pooler":found[0] if len(found)==1 else None}
 
 # %% ../../nbs/encode/00_encoder.ipynb #7137fa3d
 def tokenize(
@@ -181,7 +184,7 @@ def pad_ids(
     lengths = torch.tensor([len(x) for x in ids])
     return out, (torch.arange(T) < lengths[:,None]).long()
 
-# %% ../../nbs/encode/00_encoder.ipynb #0d459df6
+# %% ../../nbs/encode/00_encoder.ipynb #0688457f
 class SentenceEncoder:
     "A Hugging Face encoder with a named pooler"
     def __init__(self,
@@ -201,7 +204,7 @@ class SentenceEncoder:
         name_or_path:str|Path, # `sfr-mini`, a folder, or a name on the Hugging Face hub
         *,
         pooler:str|None=None, # None: as saved, `mean` where nothing is said
-        precision:str|None=None, # None: as saved, "auto" where nothing is said
+        precision:str="auto", # "auto": as saved, and by the device where nothing is said; "fp32", "bf16"
         dropout:float|None=None, # For training; None: as in the model's config
     )->"SentenceEncoder": # In evaluation mode, on the CPU, weights in float32
         "Open an encoder; `EncoderError` says in one sentence why not"
@@ -209,8 +212,9 @@ class SentenceEncoder:
         where = _locate(name_or_path)
         with _quiet(): model,tokenizer = _load(where, name_or_path, dropout)
         saved = _saved_settings(where, model.config)
+        if pooler is None and "pooler" in saved and saved["pooler"] is None: raise EncoderError(f"{name_or_path}: it pools in a way of its own: give pooler=, one of {', '.join(POOLERS)}")
         name = Path(name_or_path).name if Path(name_or_path).is_dir() else str(name_or_path)
-        return cls(model.eval(), tokenizer, pooler=pooler or saved.get("pooler","mean"), precision=precision or saved.get("precision","auto"), name=name)
+        return cls(model.eval(), tokenizer, pooler=pooler or saved.get("pooler","mean"), precision=saved.get("precision","auto") if precision=="auto" else precision, name=name)
 
     @property
     def dim(self)->int: return self.model.config.hidden_size # Width `D` of the vectors
@@ -255,7 +259,7 @@ def _forward(model, input_ids, attention_mask, pooler):
     out = model(input_ids=input_ids, attention_mask=mask, output_hidden_states=layers)
     return pool(out.hidden_states if layers else (out.last_hidden_state,), attention_mask, pooler)
 
-# %% ../../nbs/encode/00_encoder.ipynb #6fc04f2b
+# %% ../../nbs/encode/00_encoder.ipynb #8691a41f
 @torch.inference_mode()
 def encode(
     encoder:SentenceEncoder, # Its model may be in training: it is put back into the mode it was in
@@ -269,12 +273,13 @@ def encode(
     out,training = np.empty((len(ids),encoder.dim), np.float32), model.training
     half = resolve_precision(encoder.precision, device.type)=="bf16"
     run = copy.deepcopy(model).to(torch.bfloat16).eval() if half else model.eval()
-    bar = tqdm(total=len(ids), desc="encode", unit="sentence", disable=None if progress else True, delay=2)
-    for batch in like_length(list(map(len, ids)), 2048 if device.type=="cpu" else 1<<16):
-        x,mask = (t.to(device) for t in pad_ids([ids[i] for i in batch], encoder.tokenizer.pad_token_id))
-        out[batch] = _forward(run, x, mask, encoder.pooler).float().cpu().numpy()
-        bar.update(len(batch))
-    bar.close(); model.train(training)
+    try:
+        with tqdm(total=len(ids), desc="encode", unit="sentence", disable=None if progress else True, delay=2) as bar:
+            for batch in like_length(list(map(len, ids)), 2048 if device.type=="cpu" else 1<<16):
+                x,mask = (t.to(device) for t in pad_ids([ids[i] for i in batch], encoder.tokenizer.pad_token_id))
+                out[batch] = _forward(run, x, mask, encoder.pooler).float().cpu().numpy()
+                bar.update(len(batch))
+    finally: model.train(training)
     return out
 
 # %% ../../nbs/encode/00_encoder.ipynb #8039e402
@@ -294,13 +299,15 @@ def _modules(encoder):
     configs[""] = [{"idx":i, "name":str(i), "path":path, "type":kind} for i,(path,kind) in enumerate(names)]
     return configs, weights
 
-# %% ../../nbs/encode/00_encoder.ipynb #5a99c41c
+# %% ../../nbs/encode/00_encoder.ipynb #16f8e906
 def save_encoder(
     encoder:SentenceEncoder, # What to save; the weights keep their precision
-    path:str|Path, # A folder; replaced when there
+    path:str|Path, # A folder; replaced when it holds a model, or nothing
 ):
     "Write a model folder whole; `EncoderError` when the place cannot be written"
-    path = Path(path)
+    path = Path(path).resolve()
+    if path.exists() and not (path.is_dir() and ((path/"config.json").is_file() or not any(path.iterdir()))):
+        raise EncoderError(f"{path}: there is something that is no model, and it is not replaced: name a new folder")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         tmp = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['vectors_key', 'teacher_vectors', 'check_vectors', 'frozen_teacher', 'self_teacher']
 
-# %% ../../nbs/encode/01_teachers.ipynb #bc19c76c
+# %% ../../nbs/encode/01_teachers.ipynb #00de5a24
 import hashlib
 import io
 import os
@@ -16,15 +16,16 @@ import torch
 from torch import Tensor
 from ..core.notation import UserError, unit_rows
 from ..core.records import write_whole
-from .encoder import SentenceEncoder, weights_sha256
+from .encoder import SentenceEncoder, resolve_precision, weights_sha256
 
-# %% ../../nbs/encode/01_teachers.ipynb #3eb55d03
+# %% ../../nbs/encode/01_teachers.ipynb #7fbc927d
 def vectors_key(
     encoder:SentenceEncoder, # The teacher
     sentences:Sequence[str], # What it reads
 )->str: # 64 hexadecimal digits
     "Hash of everything that decides the vectors"
-    digest = hashlib.sha256("\x1f".join((weights_sha256(encoder.model), encoder.pooler, encoder.precision, str(encoder.max_length))).encode())
+    precision = resolve_precision(encoder.precision, encoder.device.type)
+    digest = hashlib.sha256("\x1f".join((weights_sha256(encoder.model), encoder.pooler, precision, str(encoder.max_length))).encode())
     for s in sentences: digest.update(hashlib.sha256(s.encode("utf-8","surrogatepass")).digest())
     return digest.hexdigest()
 

@@ -109,7 +109,7 @@ def _through_unit_rows(x, g):
     length = x.to(u.dtype).norm(dim=1, keepdim=True)
     return torch.where(length > 0, (g - (g*u).sum(1, keepdim=True)*u)/torch.where(length > 0, length, 1), 0)
 
-# %% ../../nbs/losses/08_registry.ipynb #9c0c7bf9
+# %% ../../nbs/losses/08_registry.ipynb #f6a2dd05
 def make_loss(
     name:str, # A name of `LOSSES`
     *,
@@ -125,7 +125,8 @@ def make_loss(
     if unknown := set(constants)-set(spec.constants):
         raise UserError(f"{name} has no constant {sorted(unknown)[0]!r}: it may have {', '.join(spec.constants) or 'none'}")
     if tile is not None: raise UserError(f"tile is {tile!r}: {name} has no tiled form, leave tile out")
-    loss = Loss(spec, {**spec.constants, **constants}, normalize)
+    exact = {k:float(v) if type(v) is int and isinstance(spec.constants[k], float) else v for k,v in constants.items()}   # tau=1 is tau=1.0
+    loss = Loss(spec, {**spec.constants, **exact}, normalize)
     sample = torch.eye(2)
     try: loss(sample, sample, **{n:torch.zeros(2,2) for n in loss.needs})   # a constant out of range is refused now
     except (ValueError, TypeError) as e: raise UserError(f"{name}: {e}") from None

@@ -360,7 +360,7 @@ def over_angle(
 COLOURS = sns.color_palette("colorblind", 8)
 DASHES = ("-", (0,(5,2)), "-", (0,(3,1.5)), (0,(1,1)), (0,(5,1,1,1)), (0,(7,3)), (0,(2,2)))
 
-# %% ../../nbs/results/01_gradient_paradigm.ipynb #d8986446
+# %% ../../nbs/results/01_gradient_paradigm.ipynb #51568e86
 def paradigm_figure(
     far:pd.DataFrame, # As `over_angle` gives it, hardest negative far away
     near:pd.DataFrame, # The same, hardest negative near
@@ -368,7 +368,7 @@ def paradigm_figure(
 )->Figure: # Rows: push far, push near, share near, ratio near; columns: `GROUPS`
     "Dissipation, weight and ratio of every loss, side by side"
     fig,axes = plt.subplots(4, len(GROUPS), figsize=(11.5,9.8), dpi=80, layout="constrained", sharex=True)
-    rows = (far,"push",f"push, hardest at {titles[0]}"), (near,"push",f"push, hardest at {titles[1]}"), (near,"share",f"share of the hardest, at {titles[1]}"), (near,"ratio",f"ratio, hardest at {titles[1]}")
+    rows = (far,"push",f"push, hardest at {titles[0]}"), (near,"push",f"push, hardest at {titles[1]}"), (near,"share",f"share, hardest at {titles[1]}"), (near,"ratio",f"ratio, hardest at {titles[1]}")
     for column,(group,names) in enumerate(GROUPS.items()):
         for row,(table,what,label) in enumerate(rows):
             ax = axes[row,column]
@@ -378,7 +378,7 @@ def paradigm_figure(
             ax.set(ylabel=label if column==0 else "", xlim=(0,90), xticks=range(0,91,15))
             if group=="textbook forms": continue
             ax.set(**{"push":dict(ylim=(-.05,1.08)), "share":dict(ylim=(-.05,1.08)), "ratio":dict(yscale="log", ylim=(.05,30))}[what])
-        axes[0,column].set_title(group); axes[3,column].set_xlabel("angle of anchor and positive (degrees)")
+        axes[0,column].set_title(group); axes[3,column].set_xlabel("angle of the positive (degrees)")
         axes[3,column].legend(loc="upper center", bbox_to_anchor=(.5,-.32), frameon=False, handlelength=4)
     return fig
 

@@ -68,7 +68,7 @@ def view_metrics(
 # %% ../../nbs/train/00_trainer.ipynb #a781e770
 MARKER,TRAJECTORY,BEST = "complete", "trajectory.json", "best.safetensors"
 
-# %% ../../nbs/train/00_trainer.ipynb #600d3dae
+# %% ../../nbs/train/00_trainer.ipynb #651461cd
 class Watch(TrainerCallback):
     "Trajectory, best encoder, checkpoints that count"
     def __init__(self,
@@ -106,6 +106,7 @@ class Watch(TrainerCallback):
     def on_save(self, args, state, control, **kwargs):
         checkpoint = Path(args.output_dir)/f"checkpoint-{state.global_step}"
         write_whole(checkpoint/TRAJECTORY, json.dumps(self.trajectory).encode())
+        shutil.copy(self.folder/BEST, checkpoint/BEST)
         write_whole(checkpoint/MARKER, b"")
         self.saved = time.monotonic()
 
@@ -133,7 +134,7 @@ def _collate(pad, teacher):
         return {"input_ids":ids, "attention_mask":mask, **(teacher([x["row"] for x in items]) if teacher else {})}
     return collate
 
-# %% ../../nbs/train/00_trainer.ipynb #10264421
+# %% ../../nbs/train/00_trainer.ipynb #02506898
 def training_arguments(
     train:TrainConfig, # Batch, steps, learning rate, ...
     folder:str|Path, # For checkpoints
@@ -144,9 +145,9 @@ def training_arguments(
     return TrainingArguments(output_dir=str(folder), seed=seed, data_seed=seed, use_cpu=cpu, bf16=resolve_precision(train.precision, "cpu" if cpu else "cuda")=="bf16",
         per_device_train_batch_size=train.batch, max_steps=train.steps or -1, num_train_epochs=train.epochs or 1., dataloader_drop_last=True,
         learning_rate=train.lr, lr_scheduler_type=train.schedule, warmup_steps=train.warmup, weight_decay=train.weight_decay,
-        max_grad_norm=train.clip or float("inf"), logging_strategy="no", save_strategy="no", save_total_limit=2, remove_unused_columns=False, logging_nan_inf_filter=False, report_to=[])
+        max_grad_norm=train.clip or math.inf, logging_strategy="no", save_strategy="no", save_total_limit=2, remove_unused_columns=False, logging_nan_inf_filter=False, report_to=[])
 
-# %% ../../nbs/train/00_trainer.ipynb #181944d5
+# %% ../../nbs/train/00_trainer.ipynb #254588ce
 def train(
     encoder:SentenceEncoder, # Trained in place; ends with the weights of the best look
     head:nn.Module, # For training only
@@ -164,6 +165,7 @@ def train(
 )->Watch: # With the trajectory and the best point
     "Contrastive training of an encoder with any loss"
     if config.batch > len(token_ids): raise UserError(f"train.batch is {config.batch}: the corpus has {len(token_ids)} sentences, and a batch cannot be larger")
+    if torch.cuda.device_count() > 1 and not torch.distributed.is_initialized(): raise UserError(f"{torch.cuda.device_count()} GPUs are visible and this run uses one: set CUDA_VISIBLE_DEVICES to one of them")
     folder = Path(folder)
     model = TwoViews(encoder, head, loss, online)
     watch = Watch(model, select, config.eval_every, folder, minutes)
@@ -173,7 +175,9 @@ def train(
     for c in (ProgressCallback, PrinterCallback): trainer.remove_callback(c)
     if progress: trainer.add_callback(_Bar)
     start = last_checkpoint(folder)
-    if start: watch.trajectory = json.loads((start/TRAJECTORY).read_text())
+    if start:
+        watch.trajectory = json.loads((start/TRAJECTORY).read_text())
+        shutil.copy(start/BEST, folder/BEST)                                # a look after the checkpoint may have replaced it
     trainer.train(resume_from_checkpoint=str(start) if start else None)
     encoder.model.load_state_dict(safetensors.torch.load_file(folder/BEST)); encoder.model.eval()
     return watch

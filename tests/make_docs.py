@@ -55,13 +55,16 @@ def plain_names(proc):
     def link(m, page):
         to = pages.get((page.parent/m[2]).resolve())
         return m[0] if to is None else m[1] + os.path.relpath(to, page.parent) + m[3]
+    def relink(text, page): return re.sub(r'(\]\()([^)#\s]+\.ipynb)((?:#[^)\s]*)?\))', lambda m: link(m, page), text)
     for page, to in pages.items():
         nb = json.loads(page.read_text(encoding='utf-8'))
         for cell in nb['cells']:
             text = ''.join(cell['source'])
             if cell['cell_type'] == 'raw': text = re.sub(r'^output-file: .*\n', '', text, flags=re.M)
-            if cell['cell_type'] == 'markdown': text = re.sub(r'(\]\()([^)#\s]+\.ipynb)((?:#[^)\s]*)?\))', lambda m: link(m, page), text)
+            if cell['cell_type'] == 'markdown': text = relink(text, page)
             cell['source'] = text
+            for data in (o['data'] for o in cell.get('outputs', []) if 'data' in o):       # tables that cells print have links too
+                if 'text/markdown' in data: data['text/markdown'] = relink(''.join(data['text/markdown']), page)
         page.unlink()
         to.write_text(json.dumps(nb), encoding='utf-8')
     plan = (proc/'_quarto.yml').read_text(encoding='utf-8')

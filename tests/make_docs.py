@@ -110,7 +110,10 @@ def katex():
 def bring_home(site, katex):
     "Point the pages at the site's own KaTeX, or at none, and at each other; drop the fonts that themes load from elsewhere"
     address = setting('doc_host') + setting('doc_baseurl') + '/'
-    if katex: shutil.copytree(katex, site/'site_libs/katex')
+    if katex:
+        shutil.copytree(katex, site/'site_libs/katex')
+        for css in (site/'site_libs/katex').rglob('katex*.css'):      # displayed formulas at nearly the text's size, so that they fit the column
+            with open(css, 'a', encoding='utf-8') as f: f.write('.katex-display>.katex{font-size:1.05em}')
     for page in site.rglob('*.html'):
         up = '../'*(len(page.relative_to(site).parts) - 1)
         text = page.read_text(encoding='utf-8')

@@ -7,9 +7,9 @@ __all__ = ['SOFTMAX', 'MARGIN', 'ORIGINAL', 'lead_of_one', 'REPAIRED', 'TEXTBOOK
            'DASHES', 'Symbols', 'Formulas', 'constant', 'soft', 'share', 'own_weights', 'own_tau', 'textbook_vicreg',
            'textbook_barlow_twins', 'page', 'component_table', 'formula_error', 'references', 'kink_distance',
            'clear_views', 'variants', 'gradient_errors', 'exactness_table', 'bound', 'fan', 'over_angle',
-           'paradigm_figure', 'let_go']
+           'paradigm_figure', 'let_go', 'repair_verdicts']
 
-# %% ../../nbs/results/01_gradient_paradigm.ipynb #56040998
+# %% ../../nbs/results/01_gradient_paradigm.ipynb #6bc52789
 import inspect
 import math
 from collections.abc import Callable, Iterable
@@ -24,7 +24,9 @@ from matplotlib.figure import Figure
 from torch import Tensor
 from ..core.checks import autograd_gradient, check_gradient, relative_error, unit
 from ..core.notation import unit_rows
+from ..core.records import Record
 from ..losses.registry import LOSSES, Loss, make_loss
+from .report import sts_scores
 
 # %% ../../nbs/results/01_gradient_paradigm.ipynb #e62eca16
 @dataclass(frozen=True, eq=False)
@@ -390,3 +392,18 @@ def let_go(
     "The angle of the positive at which each loss has let go"
     below = lambda t: t.angle[(t.push.abs() >= left).cumsum() == 0].max()
     return table.sort_values("angle").groupby("loss", sort=False)[["angle","push"]].apply(below).fillna(0).astype(int)
+
+# %% ../../nbs/results/01_gradient_paradigm.ipynb #3b6409ba
+def repair_verdicts(
+    records:list[Record], # Trained with original and repaired losses
+)->pd.DataFrame: # One row per pair: loss, original, repaired, difference (all x 100), seeds, verdict
+    "Paper A's claim, loss by loss"
+    rows = []
+    for name in ("mhe","mhs","vicreg","barlow_twins"):
+        before,after = (sts_scores([r for r in records if r.config["loss"]["name"]==n]).get("average of 7", pd.Series(dtype=float)) for n in (name, f"{name}_repaired"))
+        seeds = min(len(before), len(after))
+        if not seeds: continue
+        difference,bound = after.mean()-before.mean(), max(.5, 2*math.hypot(before.std(), after.std())) if seeds > 1 else .5
+        verdict = "supported" if difference > bound else "contradicted" if difference < -bound else "undecided"
+        rows.append({"loss":name, "original":f"{before.mean():.2f}", "repaired":f"{after.mean():.2f}", "difference":f"{difference:+.2f}", "seeds":seeds, "verdict":verdict})
+    return pd.DataFrame(rows, columns=["loss","original","repaired","difference","seeds","verdict"])

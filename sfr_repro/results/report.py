@@ -60,23 +60,23 @@ def sts_scores(
         if scores: rows.append({"id":r.id, "inputs":inputs(r), "seed":r.seed, "label":label(r), "kind":r.kind, **scores, f"average of {len(seven)}":sum(seven)/len(seven)})
     return pd.DataFrame(rows, columns=None if rows else [*NO_SCORE,"average"]).drop_duplicates(["id","inputs","seed"] if rows else None)
 
-# %% ../../nbs/results/00_report.ipynb #f4f9c36d
+# %% ../../nbs/results/00_report.ipynb #d74522e9
 def summarise(
     scores:pd.DataFrame, # As `sts_scores` gives it
 )->pd.DataFrame: # One row per setting: label, seeds, and "mean ± sd" per set
     "Mean and standard deviation over seeds, as text"
-    sets = [c for c in scores.columns if c not in NO_SCORE]
+    sets = sorted((c for c in scores.columns if c not in NO_SCORE), key=lambda c: not c.startswith("average"))   # the average first
     rows = []
     for _,g in scores.groupby(["id","inputs"], sort=False):
         cell = lambda c: f"{g[c].mean():.2f}" + (f" ± {g[c].std():.2f}" if len(g) > 1 else "")
         rows.append({"model":g.label.iloc[0], "seeds":f"{len(g)}" if len(g) > 1 else "no training" if g.kind.iloc[0]=="evaluate" else "one seed", **{c:cell(c) for c in sets}})
     return pd.DataFrame(rows, columns=None if rows else ["model","seeds",*sets])
 
-# %% ../../nbs/results/00_report.ipynb #a91d9fa3
+# %% ../../nbs/results/00_report.ipynb #f5706011
 def published_sts()->pd.DataFrame: # As the file has it; empty without a clone
     "Published STS numbers with their sources"
-    path = records_folder("published")/"sts.csv"
-    return pd.read_csv(path, dtype=str) if path.exists() else pd.DataFrame(columns=["model",*STS_SETS,"average","source"])
+    path, columns = records_folder("published")/"sts.csv", ["model","average",*STS_SETS,"source"]
+    return pd.read_csv(path, dtype=str)[columns] if path.exists() else pd.DataFrame(columns=columns)
 
 # %% ../../nbs/results/00_report.ipynb #02d6b66d
 def as_markdown(

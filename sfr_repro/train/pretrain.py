@@ -76,7 +76,7 @@ class TextConfig(Named):
     passage_every:int = 8 # One block of 64 sentences in so many is read as passages
     heldout_every:int = 400 # One sentence in so many is never trained on
 
-# %% ../../nbs/train/02_pretrain.ipynb #6e83de57
+# %% ../../nbs/train/02_pretrain.ipynb #5469f6ea
 @dataclass(frozen=True)
 class PretrainConfig(TextConfig):
     "Everything that decides a pre-training"
@@ -85,8 +85,9 @@ class PretrainConfig(TextConfig):
     heads:int = 4 # Of attention
     inner:int = 1024 # Width inside the feed-forward block
     positions:int = 128 # Longest row, special pieces included
-    schedule:tuple = ((0,0.),(500,1.),(9000,1.),(14000,0.)) # (step, share of `lr`), joined by lines
-    lr:float = 2e-3 # Peak learning rate of AdamW
+    dropout:float = .1 # Of hidden states and attention, while training
+    schedule:tuple = ((0,0.),(500,1.),(11000,0.)) # (step, share of `lr`), joined by lines
+    lr:float = 1e-3 # Peak learning rate of AdamW
     weight_decay:float = .01 # On matrices
     clip:float = 1. # Largest gradient norm
     eval_every:int = 200 # Steps between looks at the held-out loss and STS dev
@@ -123,7 +124,7 @@ def pretrain_config(
     check_config(config)
     return config
 
-# %% ../../nbs/train/02_pretrain.ipynb #ccc286e3
+# %% ../../nbs/train/02_pretrain.ipynb #7856c820
 def check_config(
     c:PretrainConfig, # To be run
 ):
@@ -133,6 +134,7 @@ def check_config(
         if type(v) is not int or v < 1: raise UserError(f"{k} is {v!r}: it must be an integer of at least 1")
     if c.width % c.heads: raise UserError(f"width is {c.width}: it must be a multiple of heads, {c.heads}")
     if not 5 <= c.positions <= c.pieces: raise UserError(f"positions is {c.positions}: it must lie between 5 and pieces, {c.pieces}")
+    if not 0 <= c.dropout < 1: raise UserError(f"dropout is {c.dropout!r}: it must lie in [0, 1)")
     if not 0 < c.mask_rate < 1: raise UserError(f"mask_rate is {c.mask_rate!r}: it must lie between 0 and 1")
     steps = [k[0] for k in c.schedule]
     if len(steps) < 2 or steps[0] != 0 or steps != sorted(set(steps)): raise UserError(f"schedule has the steps {steps}: it must have at least two knots, begin at 0 and rise")
@@ -354,29 +356,32 @@ def mask_rows(
     put = torch.where(draw < .8, torch.full_like(labels, MASK), torch.where(draw < .9, other, labels))
     return x.scatter(1, where, put), where, labels
 
-# %% ../../nbs/train/02_pretrain.ipynb #413bd989
+# %% ../../nbs/train/02_pretrain.ipynb #a68b56be
 def _linear(p, name, x): return F.linear(x, p[name+".weight"], p[name+".bias"])
 def _norm(p, name, x): return F.layer_norm(x, x.shape[-1:], p[name+".weight"], p[name+".bias"], 1e-12)
 def _split(x, heads): return x.view(*x.shape[:-1], heads, -1).transpose(1,2)
-def _attend(q, k, v): return (q*q.shape[-1]**-.5 @ k.transpose(-1,-2)).softmax(-1) @ v
+def _drop(x, rate): return F.dropout(x, rate) if rate else x
+def _attend(q, k, v, rate=0.): return _drop((q*q.shape[-1]**-.5 @ k.transpose(-1,-2)).softmax(-1), rate) @ v
 
-# %% ../../nbs/train/02_pretrain.ipynb #870d19f7
+# %% ../../nbs/train/02_pretrain.ipynb #d6b15b47
 def embed(
     p:dict[str,Tensor], # Parameters by BERT's names
     ids:Tensor, # `(B, T)`
+    dropout:float=0., # Share of numbers set to zero
 )->Tensor: # `(B, T, D)`
     "Hidden state 0"
     e = "bert.embeddings."
     place = p[e+"position_embeddings.weight"][:ids.shape[1]] + p[e+"token_type_embeddings.weight"][0]
-    return _norm(p, e+"LayerNorm", F.embedding(ids, p[e+"word_embeddings.weight"])+place)
+    return _drop(_norm(p, e+"LayerNorm", F.embedding(ids, p[e+"word_embeddings.weight"])+place), dropout)
 
-# %% ../../nbs/train/02_pretrain.ipynb #3d79f4f2
+# %% ../../nbs/train/02_pretrain.ipynb #5dc87760
 def layer(
     p:dict[str,Tensor], # Parameters by BERT's names
     i:int, # Which layer
     x:Tensor, # `(B, T, D)`
     heads:int, # Of attention
     where:Tensor|None=None, # Places the result is wanted at, `(B, M)`; None: all
+    dropout:float=0., # Of attention and of what each block adds
 )->Tensor: # `(B, T, D)` or `(B, M, D)`
     "One transformer layer, at all places or at some"
     a = f"bert.encoder.layer.{i}."
@@ -386,32 +391,34 @@ def layer(
         k,v = F.linear(x, torch.cat(w[1:]), torch.cat(b[1:])).chunk(2, -1)
         x = x.gather(1, where[...,None].expand(-1,-1,x.shape[-1]))
         q = F.linear(x, w[0], b[0])
-    o = _attend(_split(q,heads), _split(k,heads), _split(v,heads)).transpose(1,2).flatten(2)
-    x = _norm(p, a+"attention.output.LayerNorm", _linear(p, a+"attention.output.dense", o)+x)
-    return _norm(p, a+"output.LayerNorm", _linear(p, a+"output.dense", F.gelu(_linear(p, a+"intermediate.dense", x)))+x)
+    o = _attend(_split(q,heads), _split(k,heads), _split(v,heads), dropout).transpose(1,2).flatten(2)
+    x = _norm(p, a+"attention.output.LayerNorm", _drop(_linear(p, a+"attention.output.dense", o), dropout)+x)
+    return _norm(p, a+"output.LayerNorm", _drop(_linear(p, a+"output.dense", F.gelu(_linear(p, a+"intermediate.dense", x))), dropout)+x)
 
-# %% ../../nbs/train/02_pretrain.ipynb #d400274e
+# %% ../../nbs/train/02_pretrain.ipynb #792a750c
 def last_hidden(
     p:dict[str,Tensor], # Parameters by BERT's names
     ids:Tensor, # `(B, T)`
     config:PretrainConfig, # Its layers and heads
     where:Tensor|None=None, # Places, `(B, M)`; None: all
+    dropout:float=0., # While training
 )->Tensor: # `(B, T, D)` or `(B, M, D)`
     "The last hidden state"
-    x = embed(p, ids)
-    for i in range(config.layers): x = layer(p, i, x, config.heads, where if i==config.layers-1 else None)
+    x = embed(p, ids, dropout)
+    for i in range(config.layers): x = layer(p, i, x, config.heads, where if i==config.layers-1 else None, dropout)
     return x
 
-# %% ../../nbs/train/02_pretrain.ipynb #7398c6b8
+# %% ../../nbs/train/02_pretrain.ipynb #a8ee7a6a
 def mlm_logits(
     p:dict[str,Tensor], # Parameters by BERT's names
     ids:Tensor, # Masked rows, `(B, T)`
     where:Tensor, # Places to guess, `(B, M)`
     config:PretrainConfig, # Its layers and heads
+    dropout:float=0., # While training
 )->Tensor: # `(B*M, V)`
     "A score for every piece at every place to guess"
     c = "cls.predictions."
-    x = last_hidden(p, ids, config, where).flatten(0,1)
+    x = last_hidden(p, ids, config, where, dropout).flatten(0,1)
     x = _norm(p, c+"transform.LayerNorm", F.gelu(_linear(p, c+"transform.dense", x)))
     return F.linear(x, p["bert.embeddings.word_embeddings.weight"], p[c+"bias"])
 
@@ -457,7 +464,7 @@ def learning_rate(
     at,share = zip(*config.schedule)
     return config.lr*float(np.interp(step+(step < at[1]), at, share))
 
-# %% ../../nbs/train/02_pretrain.ipynb #cbf36798
+# %% ../../nbs/train/02_pretrain.ipynb #dfb087f4
 class Learner:
     "A model, its half-precision twin `p`, and the optimiser"
     def __init__(self,
@@ -477,7 +484,8 @@ class Learner:
 
     def step(self, step:int, ids:Tensor, where:Tensor, labels:Tensor)->float: # Loss, in nats a piece
         "Move the weights by one batch"
-        loss = SoftmaxLoss.apply(mlm_logits(self.p, ids, where, self.config), labels.flatten())
+        torch.manual_seed(self.config.seed*1_000_003+step)         # so that a resumed run draws the same dropout
+        loss = SoftmaxLoss.apply(mlm_logits(self.p, ids, where, self.config, self.config.dropout), labels.flatten())
         loss.backward()
         self._apply(learning_rate(self.config, step))
         return loss.item()

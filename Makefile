@@ -6,6 +6,7 @@ VENV   ?= .venv
 PYTHON ?= python3
 PRESET ?=
 NB     ?=
+ONLY   ?=
 
 BIN := $(VENV)/bin
 MIN := $(shell sed -n 's/^min_python *= *//p' settings.ini)
@@ -27,7 +28,7 @@ LIMIT := $(if $(shell command -v timeout),timeout 900)
 FRESH_HASHES = PYTHONHASHSEED=0 MPLBACKEND=agg
 
 .DEFAULT_GOAL := help
-.PHONY: help reproduce test docs lab export refresh readme hooks pins clean distclean \
+.PHONY: help reproduce test docs lab bench export refresh readme hooks pins clean distclean \
         check-tree check-names check-notebooks check-package check-offline check-docs
 
 help: ## list these commands
@@ -45,6 +46,9 @@ docs: $(DEV) ## the site in _docs/, with Quarto where it is installed, else with
 
 lab: $(DEV) ## read and write the notebooks in JupyterLab (`make hooks` once, to save them clean)
 	@$(BIN)/jupyter lab nbs
+
+bench: $(DEV) ## every speed as a ratio, on a quiet machine, one record a part in runs/bench (ONLY=step for one)
+	@$(BIN)/python tests/bench.py $(if $(ONLY),--only $(ONLY))
 
 export: $(DEV) ## notebooks -> package: clean the notebooks, then export their code
 	@$(BIN)/nbdev_clean && $(BIN)/nbdev_export

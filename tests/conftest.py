@@ -37,3 +37,11 @@ def quiet(cwd, **env):
     hidden = ('PYTHONPATH', 'PYTHONHOME', 'VIRTUAL_ENV', 'MAKEFLAGS', 'MAKELEVEL', 'MFLAGS', 'SFR_RUNS')
     return dict(cwd=cwd, env={k: v for k, v in os.environ.items() if k not in hidden} | env,
                 text=True, capture_output=True, stdin=subprocess.DEVNULL)
+
+@pytest.fixture(autouse=True)
+def losses_as_they_were():
+    "What a test registers goes with it"
+    from sfr_repro.losses.registry import LOSSES
+    before = dict(LOSSES)
+    yield
+    LOSSES.clear(); LOSSES.update(before)

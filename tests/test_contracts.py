@@ -72,14 +72,12 @@ def test_every_experiment_file_is_sound():
     import tomllib
     from pathlib import Path
     from sfr_repro.core.config import load_experiment
-    from sfr_repro.losses.registry import make_loss
     from sfr_repro.train.pretrain import pretrain_config
+    from sfr_repro.train.run import settle
     paths = sorted((Path(__file__).resolve().parents[1]/'nbs/experiments').rglob('*.toml'))
     assert len(paths) > 20
     for path in paths:
         header = path.read_text().split('\npreset')[0]
         assert all(w in header for w in ('Should reach:', 'On:', 'How long:')), f'{path.name}: the header says what it should reach, on what, how long'
         if 'pretrain' in tomllib.loads(path.read_text()): pretrain_config(path); continue
-        for config in load_experiment(path):
-            loss = make_loss(config.loss.name, **config.loss.constants)
-            assert bool(loss.needs) == bool(config.teacher.name)
+        for config in load_experiment(path): settle(config)

@@ -236,3 +236,53 @@ def test_unknown_reading_and_kernels_that_skip_padding(tiny):
     says("reading is 'paper': it must be one of 'clean', 'official'", tiny, CORPUS[:60], reading="paper")
     tiny.model.config._attn_implementation = "flash_attention_2"
     says("attention is 'flash_attention_2', which may skip padded positions", tiny, CORPUS[:60], reading="official")
+
+# --- a look while training ------------------------------------------------------------------------------------------
+
+@READINGS
+def test_a_look_is_measure_and_encode(tiny, reading):
+    texts = CORPUS[:150]
+    probe = geo.geometry_probe(tiny, texts, reading=reading)
+    g, vectors = measure(tiny, texts, reading=reading), tiny.encode(texts, progress=False)
+    expected = geo.geometry_metrics(g, "geometry/given/all") | geo.pooled_metrics(vectors, "geometry/given/all")
+    found = probe()
+    assert list(found) == list(expected) and all(type(v) is float and np.isfinite(v) for v in found.values())
+    layers = [k for k in found if "/layer:" in k]
+    np.testing.assert_allclose([found[k] for k in layers], [expected[k] for k in layers], rtol=1e-9)
+    np.testing.assert_allclose(list(found.values()), list(expected.values()), rtol=1e-2)         # encode may run in bf16, the sums do not
+    assert (reading == "official") == all(k.split("/")[-1].startswith("official_") for k in layers)
+    assert probe.data == {**probe.data, "name": "geometry/given/all", "source": "given", "rows": 150}
+
+def test_a_look_leaves_no_trace(tiny):
+    tiny.model.train(); tiny.model.embeddings.eval()
+    state = copy.deepcopy(tiny.model.state_dict())
+    modes = [m.training for m in tiny.model.modules()]
+    torch.manual_seed(3); np.random.seed(3)
+    expected = torch.rand(3), np.random.rand(3)
+    torch.manual_seed(3); np.random.seed(3)
+    for reading in ("clean", "official"): geo.geometry_probe(tiny, CORPUS[:60], reading=reading)()
+    assert torch.equal(torch.rand(3), expected[0]) and (np.random.rand(3) == expected[1]).all()
+    assert [m.training for m in tiny.model.modules()] == modes
+    assert all(torch.equal(v, state[k]) for k, v in tiny.model.state_dict().items()) and all(p.grad is None for p in tiny.model.parameters())
+
+def test_looks_see_the_encoder_as_it_is(tiny):
+    probe = geo.geometry_probe(tiny, CORPUS[:60])
+    first = probe()
+    with torch.no_grad(): tiny.model.encoder.layer[1].output.dense.weight.mul_(3)
+    second = probe()
+    assert {k.split("/")[3] for k in first if first[k] != second[k]} == {"layer:2", "pooled"}
+    with torch.no_grad(): tiny.model.encoder.layer[0].output.LayerNorm.weight[0] = float("nan")
+    with pytest.raises(UserError, match="tiny gives a hidden state at layer 1 that is not finite"): probe()
+
+def test_a_probe_refuses_before_training(tiny):
+    for said, texts in (("sentences has 1 sentence", CORPUS[:1]), ("no token type is seen 5 times", ["red lamp", "green door", "old roof", "blue hat"]),
+                        ("sentence 60 has more than 64 word pieces", [*CORPUS[:60], "lamp "*63]), ("sentences has 3: at least 4", ["a a lamp", "a a door", "a a hat"])):
+        with pytest.raises(UserError, match=said): geo.geometry_probe(tiny, texts)
+    with pytest.raises(UserError, match="silent returns no hidden states"): geo.geometry_probe(SentenceEncoder(Silent(tiny.model), tiny.tokenizer, name="silent"), CORPUS[:60])
+
+def test_sentences_of_a_probe():
+    where, some, data = geo.named_sentences(None, "embedded", 50)
+    assert (where, len(some), data["name"], data["source"]) == ("geometry/mini-sts/test:50", 50, "geometry/mini-sts/test:50", "embedded")
+    whole = geo.named_sentences(None, "embedded")
+    assert whole[0] == "geometry/mini-sts/test" and geo.named_sentences(None, "embedded", 10**6)[0] == whole[0]
+    assert [whole[1].index(s) for s in some] == sorted(whole[1].index(s) for s in some) and whole[1].index(some[-1]) > .95*len(whole[1])     # spread, in order

@@ -1,12 +1,15 @@
-"Losses of others, called and taken apart. Libraries that are not installed are skipped: `pip install sfr_repro[compare]`"
-import importlib.util, itertools
+"Losses of others, called and taken apart, and a loss of one's own. Libraries that are not installed are skipped: `pip install sfr_repro[compare]`"
+import importlib.util, itertools, shutil
 from pathlib import Path
 import pytest, torch
 
+from conftest import ROOT
 from sfr_repro.core.checks import autograd_gradient, relative_error, unit
+from sfr_repro.core.config import load_experiment
 from sfr_repro.core.notation import UserError, unit_rows
 from sfr_repro.losses.paradigm import decompose, recipe
-from sfr_repro.losses.registry import make_loss
+from sfr_repro.losses.registry import LOSSES, make_loss
+from sfr_repro.train.run import settle
 
 def views(B, D, seed):
     h = unit_rows(unit(B, D, seed=seed) + unit(1, D, seed=seed+100))
@@ -120,3 +123,33 @@ def barlow_twins_of_lightly():
 
 def test_barlow_twins_of_lightly_is_fitted(barlow_twins_of_lightly):
     same_and_fitted(barlow_twins_of_lightly, make_loss('barlow_twins_textbook', lam=5e-3))
+
+# ---------------------------------------------------------------- a loss of one's own
+
+@pytest.fixture
+def invented(tmp_path):
+    "A copy of the invented loss and its experiment; the registry is left as it was"
+    before = dict(LOSSES)
+    for name in ('invented.py', 'invented.toml'): shutil.copy(ROOT/'nbs/experiments'/name, tmp_path/name)
+    yield tmp_path
+    for name in set(LOSSES) - set(before): del LOSSES[name]
+
+def test_an_experiment_brings_its_own_loss(invented):
+    assert 'infonce_met' not in LOSSES
+    configs = load_experiment(invented/'invented.toml')
+    config, loss = settle(configs[0])
+    assert loss.name == 'infonce_met' and loss.constants == {'tau': .1} and {c.seed for c in configs} == {0, 1, 2}
+    h, h_pos = views(7, 5, 0)
+    ours, known = loss.components(h, h_pos), make_loss('infonce', tau=.1).components(h, h_pos)
+    assert relative_error(ours.push, known.push) < 1e-12 and relative_error(ours.ratio, known.ratio) > .05     # one component exchanged
+    for a, b in zip(loss.grad(h, h_pos), autograd_gradient(loss, h, h_pos), strict=True): assert relative_error(a, b) < 1e-12
+    d = decompose(loss, h, h_pos)
+    assert relative_error(d.ratio, ours.ratio) < 1e-6 and d.negatives == 'cross'
+
+def test_a_loss_that_was_changed_is_another_loss(invented):
+    before, = load_experiment(invented/'invented.toml', ('seeds=[0]',))
+    file = invented/'invented.py'
+    file.write_text(file.read_text().replace('softmax(tau)/tau', 'softmax(2*tau)/tau'))
+    with pytest.raises(UserError, match='the file has changed since the experiment was read'): settle(before)
+    after, = load_experiment(invented/'invented.toml', ('seeds=[0]',))
+    assert after.id != before.id and after.loss.name == before.loss.name

@@ -1,4 +1,5 @@
 "A run that is killed goes on, and ends as if it had not been."
+import hashlib
 import json
 import os
 import signal
@@ -6,7 +7,17 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+import pytest
+import torch
+from conftest import ROOT
+from sfr_repro.core.checks import relative_error, seed_all
+from sfr_repro.core.config import load_experiment
 from sfr_repro.core.records import equal_records, read_record
+from sfr_repro.data.mini_sts import load_mini_corpus
+from sfr_repro.encode.encoder import SentenceEncoder, make_head, pad_ids, tokenize
+from sfr_repro.losses.registry import LOSSES, make_loss
+from sfr_repro.train.run import RunError, run, settle
+from sfr_repro.train.trainer import TwoViews, cached_backward, make_chunks
 
 CODE = '''
 import sys
@@ -53,3 +64,49 @@ def test_a_run_made_with_other_data_is_not_taken_for_this_one(tmp_path):
     inputs.write_text(inputs.read_text().replace('"dev set": "', '"dev set": "0'))
     process = subprocess.run([sys.executable, '-c', CODE, str(tmp_path)], capture_output=True, text=True, env={**os.environ, 'HF_HUB_OFFLINE': '1'})
     assert process.returncode and 'was made with another dev set' in process.stderr
+
+def test_optional_keys_leave_the_committed_runs_their_names():
+    experiments = ROOT/'nbs/experiments'
+    for name in ('infonce', 'original_repaired', 'untrained'):
+        ids = {settle(c)[0].id for c in load_experiment(experiments/f'{name}.toml')}
+        records = list((ROOT/'nbs/records/runs').glob(f'{name}-*.json'))
+        assert records and {json.loads(p.read_text())['id'] for p in records} <= ids
+
+@pytest.mark.once
+@pytest.mark.parametrize('dtype,head,bound', [(torch.float32, 'linear', 1e-6), (torch.float32, 'none', 1e-6), (torch.bfloat16, 'linear', 2e-2)])
+def test_a_chunked_batch_has_the_gradient_of_one_graph_with_dropout(dtype, head, bound):
+    "Of its largest entry; under bf16 autocast to half precision's rounding, since one graph adds up chunks in bf16"
+    encoder = SentenceEncoder.from_pretrained('sfr-mini', pooler='mean', dropout=.2)
+    ids, mask = pad_ids(tokenize(encoder.tokenizer, load_mini_corpus()[:14], 24), encoder.tokenizer.pad_token_id)
+    seed_all(0)
+    module = TwoViews(encoder, make_head(head, encoder.dim, .05), make_loss('infonce', tau=.1)).train()
+    autocast = lambda: torch.autocast('cpu', torch.bfloat16, enabled=dtype == torch.bfloat16)
+    def wrapped(*args, **kwargs):
+        with autocast(): return module(*args, **kwargs)
+    def gradient(f):
+        module.zero_grad(); seed_all(1); f()
+        return torch.cat([p.grad.flatten() for p in module.parameters() if p.grad is not None])
+    def whole():
+        with autocast(): views = [module.represent(*c).chunk(2) for c in make_chunks(ids, mask, 4)]; loss = module.value(torch.cat([v for side in zip(*views) for v in side]))
+        loss.backward()
+    batch = {'input_ids': ids, 'attention_mask': mask}
+    want = gradient(whole)
+    assert relative_error(gradient(lambda: cached_backward(module, batch, 4, wrapped=wrapped, autocast=autocast)), want) < bound
+    assert relative_error(gradient(lambda: cached_backward(module, batch, 14, wrapped=wrapped, autocast=autocast)), want) > .05, 'other chunks have other masks'
+
+@pytest.fixture
+def own_losses():
+    "Forget afterwards what a test registers"
+    before = dict(LOSSES)
+    yield
+    LOSSES.clear(); LOSSES.update(before)
+
+def test_a_loss_from_the_readers_own_file(tmp_path, own_losses):
+    (tmp_path/'mine.toml').write_text('preset = "smoke"\nseeds = [0]\n[loss]\nmodule = "invented.py"\nname = "infonce_met"\n[train]\nsteps = 2\n')
+    content = (ROOT/'nbs/experiments/invented.py').read_bytes()
+    (tmp_path/'invented.py').write_bytes(content)
+    config, = load_experiment(tmp_path/'mine.toml')
+    record = read_record(run(config, tmp_path/'runs', progress=False))
+    assert record.config['loss']['module_sha256'] == hashlib.sha256(content).hexdigest() and record.config['loss']['name'] == 'infonce_met'
+    (tmp_path/'invented.py').write_bytes(content+b'\n')
+    with pytest.raises(RunError, match='has changed since the experiment was read'): run(config, tmp_path/'runs', progress=False)

@@ -6,22 +6,26 @@
 __all__ = ['PRESETS', 'EncoderConfig', 'LossConfig', 'TeacherConfig', 'DataConfig', 'TrainConfig', 'EvaluateConfig', 'RunConfig',
            'ConfigError', 'load_experiment']
 
-# %% ../../nbs/core/02_config.ipynb #681fc6a3
+# %% ../../nbs/core/02_config.ipynb #037f86cd
 import hashlib
 import itertools
 import json
 import tomllib
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Annotated, Literal
-from pydantic import ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, ConfigDict, Field, ValidationError
 from pydantic.dataclasses import dataclass
 from .notation import UserError
 
-# %% ../../nbs/core/02_config.ipynb #2f1a55ec
+# %% ../../nbs/core/02_config.ipynb #7d924ccb
 _strict = ConfigDict(extra="forbid", strict=True)
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
+
+def _once(xs):
+    if len(set(xs)) < len(xs): raise ValueError("each may stand there once")
+    return xs
 
 # %% ../../nbs/core/02_config.ipynb #bdacc5b4
 @dataclass(frozen=True, config=_strict)
@@ -35,18 +39,21 @@ class EncoderConfig:
     dropout:Annotated[float, Field(ge=0, lt=1)]|None = None # Hidden and attention dropout; None: as in the encoder's config
     freeze_embeddings:bool = False # Leave word, position and type embeddings and their LayerNorm as they are
 
-# %% ../../nbs/core/02_config.ipynb #663e76c1
+# %% ../../nbs/core/02_config.ipynb #31ce0796
 @dataclass(frozen=True, config=_strict)
 class LossConfig:
     "Which loss, by exact name, with its constants"
     name:str = "infonce" # A name of `losses.registry.LOSSES`
     constants:dict[str,float|int|bool|str|tuple|None] = Field(default_factory=dict) # As the loss takes them; the rest keep their defaults
+    tile:Count|None = None # Rows per tile of the loss's linear-memory form; None: the whole batch at once
+    module:str|None = None # A Python file that registers losses; a relative path starts at the experiment file
+    module_sha256:str|None = None # Of that file's content, filled in when the experiment is read
 
-# %% ../../nbs/core/02_config.ipynb #6d5d572e
+# %% ../../nbs/core/02_config.ipynb #f961e3f9
 @dataclass(frozen=True, config=_strict)
 class TeacherConfig:
     "Where a loss that asks for reference similarities gets them"
-    name:str|None = None # "self" (the model, with a stop-gradient), or an encoder's name or folder
+    name:str|None = None # "self" (the model, with a stop-gradient), "ppmi" (piece vectors of the corpus), or an encoder's name or folder
     pooler:Literal["cls","mean","max","first_last","embedding_last"]|None = None # None: as saved with it
 
 # %% ../../nbs/core/02_config.ipynb #25171eb2
@@ -57,11 +64,12 @@ class DataConfig:
     sentences:Annotated[int, Field(ge=2)]|None = None # How many, drawn with the run's seed; None: all
     source:Literal["folder","hub","embedded"]|None = None # Where all data comes from; None: the first that can serve
 
-# %% ../../nbs/core/02_config.ipynb #b3ae07a9
+# %% ../../nbs/core/02_config.ipynb #72dd587b
 @dataclass(frozen=True, config=_strict)
 class TrainConfig:
     "How it is trained"
-    batch:Annotated[int, Field(ge=2)] = 64 # Sentences per step, so `batch - 1` negatives
+    batch:Annotated[int, Field(ge=2)] = 64 # Sentences per step over all processes, so `batch - 1` negatives
+    chunk:Count|None = None # Sentences that go through the encoder at once, on each process; None: all
     steps:Annotated[int, Field(ge=0)]|None = None # Optimiser steps; 0: evaluate only
     epochs:Positive|None = None # Instead of `steps`
     lr:Positive = 1e-4 # Peak learning rate of AdamW
@@ -71,15 +79,21 @@ class TrainConfig:
     clip:Annotated[float, Field(ge=0, allow_inf_nan=False)] = 1. # Largest gradient norm; 0: not clipped
     precision:Literal["auto","fp32","bf16"] = "auto" # auto: bf16 where the device has the instructions
     eval_every:Count = 25 # Steps between looks at STS-B dev; the best is kept
+    measure_every:Count|None = None # Steps between measurements of the encoder's geometry; None: none
 
-# %% ../../nbs/core/02_config.ipynb #0be3de67
+# %% ../../nbs/core/02_config.ipynb #35a4da9a
 @dataclass(frozen=True, config=_strict)
 class EvaluateConfig:
     "What is measured at the end"
-    tasks:tuple[Literal["sts"],...] = ("sts",)
+    tasks:Annotated[tuple[Literal["sts","transfer","retrieval","geometry"],...], Field(min_length=1), AfterValidator(_once)] = ("sts",)
     rendering:Literal["raw","senteval"] = "raw" # The organisers' text, or SentEval's tokenised one
 
-# %% ../../nbs/core/02_config.ipynb #843ad520
+# %% ../../nbs/core/02_config.ipynb #4b9474f4
+SECTIONS = {"encoder":EncoderConfig, "loss":LossConfig, "teacher":TeacherConfig, "data":DataConfig, "train":TrainConfig, "evaluate":EvaluateConfig}
+
+def _plain(x): return tuple(map(_plain, x)) if isinstance(x, (list,tuple)) else {k:_plain(v) for k,v in x.items()} if isinstance(x, dict) else x
+
+# %% ../../nbs/core/02_config.ipynb #85e6d8e4
 @dataclass(frozen=True, config=_strict)
 class RunConfig:
     "Everything that decides a run"
@@ -87,6 +101,7 @@ class RunConfig:
     seed:int = 0
     preset:str = "embedded"
     sha256:str = "" # Of the experiment file; empty for a bare preset
+    folder:str = "" # Where the experiment file lies and its relative paths start; empty for a bare preset
     encoder:EncoderConfig = Field(default_factory=EncoderConfig)
     loss:LossConfig = Field(default_factory=LossConfig)
     teacher:TeacherConfig = Field(default_factory=TeacherConfig)
@@ -111,8 +126,10 @@ class RunConfig:
         "What the run's folder and record are called"
         return f"{self.experiment}-{self.id}-s{self.seed}"
 
-# %% ../../nbs/core/02_config.ipynb #d7b970ca
-SECTIONS = {"encoder":EncoderConfig, "loss":LossConfig, "teacher":TeacherConfig, "data":DataConfig, "train":TrainConfig, "evaluate":EvaluateConfig}
+    @property
+    def loss_module(self)->Path|None: # None when the setting names none
+        "The reader's file of losses"
+        return Path(self.folder)/self.loss.module if self.loss.module is not None else None
 
 # %% ../../nbs/core/02_config.ipynb #1e9ffcb8
 PRESETS = {
@@ -129,30 +146,31 @@ PRESETS = {
 class ConfigError(UserError):
     "A mistake in an experiment file, a preset's name or an override"
 
-# %% ../../nbs/core/02_config.ipynb #27341c25
-def _plain(x): return tuple(map(_plain, x)) if isinstance(x, (list,tuple)) else {k:_plain(v) for k,v in x.items()} if isinstance(x, dict) else x
+# %% ../../nbs/core/02_config.ipynb #b99ade97
+HOW = ("tile","module")   # keys of [loss] that are no constants of the loss
 
 def _section(name, given, where):
     "One section from plain data"
     if not isinstance(given, dict): raise ConfigError(f"{where}: {name} is {given!r}: it must be a section [{name}]")
     cls, given = SECTIONS[name], dict(given)
-    if cls is LossConfig: given = {"name":given.pop("name","infonce"), "constants":given}
-    if unknown := set(given)-{f.name for f in fields(cls)}:
-        raise ConfigError(f"{where}: [{name}] has no key {sorted(unknown)[0]!r}: it may have {', '.join(f.name for f in fields(cls))}")
+    if cls is LossConfig: given = {"name":given.pop("name","infonce"), **{k:given.pop(k) for k in HOW if k in given}, "constants":given}
+    if unknown := sorted(set(given)-{f.name for f in fields(cls)}):
+        why = next((": accumulated batches add no negatives, so it is not offered; chunk takes a large batch through a small memory" for k in unknown if "accum" in k), None)
+        raise ConfigError(f"{where}: [{name}] has no key {unknown[0]!r}" + (why or f": it may have {', '.join(f.name for f in fields(cls))}"))
     try: return cls(**given)
     except ValidationError as e:
         first = e.errors()[0]
-        key = ".".join(map(str, first["loc"][:1]))
-        raise ConfigError(f"{where}: [{name}] {key} is {first['input']!r}: {first['msg'][0].lower()+first['msg'][1:]}") from None
+        key,msg = ".".join(map(str, first["loc"][:1])), first["msg"].removeprefix("Value error, ")
+        raise ConfigError(f"{where}: [{name}] {key} is {first['input']!r}: {msg[0].lower()+msg[1:]}") from None
 
-# %% ../../nbs/core/02_config.ipynb #5e11850a
+# %% ../../nbs/core/02_config.ipynb #7ef6c1b7
 def _merge(base, new):
-    "`new` over `base`; a section that names another loss drops the constants of the first"
+    "`new` over `base`; a section that names another loss drops the constants of the first, not how it is computed"
     out = dict(base)
     for k,v in new.items():
         if isinstance(v, dict) and isinstance(out.get(k), dict):
             drop = k=="loss" and v.get("name", out[k].get("name")) != out[k].get("name")
-            out[k] = dict(v) if drop else {**out[k], **v}
+            out[k] = {**{x:out[k][x] for x in HOW if x in out[k]}, **v} if drop else {**out[k], **v}
             if k=="train" and ("steps" in v) != ("epochs" in v): out[k].pop("epochs" if "steps" in v else "steps", None)
         else: out[k] = v
     return out
@@ -179,7 +197,7 @@ def _variants(raw, where):
             for k,v in zip(grid, values): one = _set(one, k, v, where)
             yield one
 
-# %% ../../nbs/core/02_config.ipynb #40bbaf32
+# %% ../../nbs/core/02_config.ipynb #651911b3
 def _read(path):
     "`(name, plain data, sha256)` of an experiment file or preset"
     if str(path) in PRESETS: return str(path), {"preset":str(path)}, ""
@@ -189,18 +207,33 @@ def _read(path):
     try: return path.stem, _plain(tomllib.loads(data.decode())), hashlib.sha256(data).hexdigest()
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as e: raise ConfigError(f"{path}: not TOML: {e}") from None
 
+def _with_module(loss, folder, where):
+    "The section with the hash of its module's content"
+    if loss.module is None: return loss
+    path = Path(folder)/loss.module
+    if not path.is_file(): raise ConfigError(f"{where}: [loss] module is {loss.module!r}: there is no file {path}")
+    return replace(loss, module_sha256=hashlib.sha256(path.read_bytes()).hexdigest())
+
+def _check_sizes(parts, where):
+    "What one section says of another"
+    train,loss = parts["train"], parts["loss"]
+    if (train.steps is None) == (train.epochs is None): raise ConfigError(f"{where}: [train] needs either steps or epochs")
+    for name,size in (("[train] chunk",train.chunk), ("[loss] tile",loss.tile)):
+        if size is not None and size > train.batch: raise ConfigError(f"{where}: {name} is {size}: it must be at most train.batch, {train.batch}")
+
 def _value(text):
     "An override's value: TOML where it is TOML, else the text itself"
     try: return _plain(tomllib.loads(f"x = {text}")["x"])
     except tomllib.TOMLDecodeError: return text
 
-# %% ../../nbs/core/02_config.ipynb #2ee7ec0f
+# %% ../../nbs/core/02_config.ipynb #00c73f4e
 def load_experiment(
     path:str|Path, # A TOML file, or the name of a preset
     overrides:tuple[str,...]=(), # Such as `("loss.tau=0.1", "seeds=[0,1]")`, over the file's values
 )->tuple[RunConfig,...]: # One per setting and seed, without repeats
     "Read an experiment; `ConfigError` says in one sentence what is wrong"
     name,raw,sha = _read(path)
+    folder = str(Path(path).parent) if sha else ""
     preset = raw.pop("preset", "embedded")
     if not isinstance(preset, str) or preset not in PRESETS: raise ConfigError(f"{path}: preset is {preset!r}: it must be one of {', '.join(PRESETS)}")
     raw = _merge(PRESETS[preset], raw)
@@ -216,9 +249,9 @@ def load_experiment(
     runs = {}
     for one in _variants(raw, where):
         parts = {k:_section(k, one.get(k, {}), where) for k in SECTIONS}
-        train = parts["train"]
-        if (train.steps is None) == (train.epochs is None): raise ConfigError(f"{where}: [train] needs either steps or epochs")
+        parts["loss"] = _with_module(parts["loss"], folder, where)
+        _check_sizes(parts, where)
         for s in seeds:
-            c = RunConfig(name, s, preset, sha, **parts)
+            c = RunConfig(name, s, preset, sha, folder, **parts)
             runs[c.run_name] = c
     return tuple(runs.values())

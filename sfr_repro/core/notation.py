@@ -64,10 +64,10 @@ class Components:
 
 # %% ../../nbs/core/00_notation.ipynb #51424215
 def softmax_negatives(
-    scores:Tensor, # Any scores, `(B, B)`; the diagonal is ignored
-)->tuple[Tensor,Tensor]: # Softmax over each row's negatives `(B, B)` with zero diagonal, and their logsumexp `(B,)`
+    scores:Tensor, # Any scores, `(B, B)`, or a strip `(r, B)` whose first `r` columns are its rows' own; the diagonal is ignored
+)->tuple[Tensor,Tensor]: # Softmax over each row's negatives with zero diagonal, the shape of `scores`, and their logsumexp, one a row
     "Softmax and logsumexp over the off-diagonal entries of each row, for `B > 1`"
-    scores = scores.masked_fill(torch.eye(len(scores), dtype=torch.bool, device=scores.device), -math.inf)
+    scores = scores.masked_fill(torch.eye(*scores.shape, dtype=torch.bool, device=scores.device), -math.inf)
     return scores.softmax(1), scores.logsumexp(1)
 
 # %% ../../nbs/core/00_notation.ipynb #f4b0a47a

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Record', 'RecordError', 'read_record', 'read_records', 'write_whole', 'write_record', 'equal_records', 'code_state',
-           'package_versions', 'cpu_name', 'add_record', 'metrics_table']
+           'package_versions', 'cpu_name', 'add_record', 'supersede', 'pipe_table', 'metrics_table']
 
 # %% ../../nbs/core/03_records.ipynb #f47bf94d
 import json
@@ -116,7 +116,7 @@ def equal_records(
     "Two runs are equal when all but time and commit agree"
     return (a.config,a.id,a.seed,a.metrics,a.trajectory) == (b.config,b.id,b.seed,b.metrics,b.trajectory)
 
-# %% ../../nbs/core/03_records.ipynb #14d8d7ad
+# %% ../../nbs/core/03_records.ipynb #e2476384
 def code_state()->dict: # As `Record.code`; `commit` and `dirty` are None outside a clone
     "Version and commit of the code that runs"
     here = Path(__file__).resolve().parents[2] if "__file__" in globals() else Path.cwd()
@@ -125,7 +125,7 @@ def code_state()->dict: # As `Record.code`; `commit` and `dirty` are None outsid
         except FileNotFoundError: return None
         return r.stdout.strip() if r.returncode==0 else None
     commit = git("rev-parse","HEAD") if (here/".git").exists() else None
-    status = git("status","--porcelain","--",".",":!nbs/records/runs") if commit else None   # records that were just added change no code
+    status = git("status","--porcelain","--",".",":!nbs/records") if commit else None   # records that were just added change no code
     return {"version":_version("sfr_repro"), "commit":commit, "dirty":None if status is None else bool(status)}
 
 def _version(name):
@@ -154,6 +154,35 @@ def add_record(
     r = read_record(path)
     if r.code.dirty is not False or not r.code.commit: raise RecordError(f"{path}: made with {'uncommitted changes' if r.code.dirty else 'code of no known commit'}: commit, run again, then add it")
     return write_record(r, Path(folder)/f"{r.experiment.name}-{r.id}-s{r.seed}.json")
+
+# %% ../../nbs/core/03_records.ipynb #19e6b340
+def supersede(
+    path:str|Path, # A kept record, in `nbs/records/runs`
+    why:str, # One line
+    commit:str|None=None, # Since when; None: the code that runs
+)->Path: # Where it is now
+    "Move a record out of the tables"
+    path,r = Path(path), read_record(path)
+    if not why.strip() or len(why.splitlines()) > 1: raise RecordError(f"why is {why!r}: it must be one line that says what changed")
+    if path.parent.name != "runs": raise RecordError(f"{path}: does not lie in a folder named runs, where kept records are")
+    commit = commit or code_state()["commit"]
+    new,log = path.parents[1]/"superseded"/f"{path.stem}-{(r.code.commit or 'unknown')[:7]}.json", path.parents[1]/"superseded.csv"
+    if new.exists(): raise RecordError(f"{new}: another record is there, and a record is never overwritten")
+    known = pd.read_csv(log, dtype=str) if log.exists() else pd.DataFrame(columns=["record","commit","why"])
+    write_whole(new, path.read_bytes())
+    write_whole(log, pd.concat([known, pd.DataFrame([{"record":new.name, "commit":commit, "why":why.strip()}])]).to_csv(index=False).encode())
+    path.unlink()
+    return new
+
+# %% ../../nbs/core/03_records.ipynb #d67a14d6
+def pipe_table(
+    head, # Names of the columns
+    rows, # Lists of cells, each as long as `head`
+)->str: # A Markdown table
+    "A table for a page or a terminal"
+    line = lambda cells: "| " + " | ".join(str(c).replace("|","\\|") for c in cells) + " |"
+    head = list(head)
+    return "\n".join([line(head), line(["---"]*len(head)), *map(line, rows)])
 
 # %% ../../nbs/core/03_records.ipynb #0d9ddc5e
 def metrics_table(

@@ -8,10 +8,12 @@ __all__ = ['FUNCTION_WORDS', 'mean_cosine', 'token_chunks', 'Census', 'census', 
            'pick_layers', 'draw_tokens', 'place_draws', 'check_model', 'check_sentences', 'padded_batches', 'measure',
            'sum_up', 'lookups', 'token_self_similarity', 'anisotropy', 'expected_anisotropy', 'contributions',
            'top_dimensions', 'layer_values', 'geometry', 'token_kinds', 'Shift', 'self_similarity_change',
-           'effective_rank', 'unit_vectors', 'neighbour_share']
+           'effective_rank', 'unit_vectors', 'neighbour_share', 'geometry_metrics', 'pooled_metrics', 'evaluating',
+           'named_sentences', 'plan_batches', 'look', 'GeometryProbe', 'geometry_probe']
 
-# %% ../../nbs/evaluate/02_geometry.ipynb #eee0d9d5
-from collections.abc import Iterable, Iterator, Sequence
+# %% ../../nbs/evaluate/02_geometry.ipynb #86de83a7
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -21,8 +23,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from tqdm.auto import tqdm
 from ..core.notation import UserError, check_choice
-from ..data.sts import load_sts
-from ..encode.encoder import SentenceEncoder, like_length, pad_ids, tokenize
+from ..data.sources import Source, describe
+from ..data.sts import load_sts, sts_sets
+from ..encode.encoder import SentenceEncoder, like_length, pad_ids, pool, resolve_precision, tokenize
 
 # %% ../../nbs/evaluate/02_geometry.ipynb #3908653c
 def mean_cosine(
@@ -536,3 +539,131 @@ def neighbour_share(
             if itself and i==j: np.fill_diagonal(c, -np.inf)
             best[i:i+block] = np.maximum(best[i:i+block], c.max(1))
     return float((best > threshold).mean())
+
+# %% ../../nbs/evaluate/02_geometry.ipynb #bdb4f400
+def geometry_metrics(
+    g:Geometry, # From `measure`
+    where:str, # "geometry/<set>/<split>"
+)->dict[str,float]: # `<where>/layer:<k>/<measure>`; what a corpus does not allow is left out
+    "A corpus's measures by the names of records"
+    values,kinds,share = layer_values(g), np.array(token_kinds(g.tokens)), contributions(g).sort(1, descending=True).values
+    own = (token_self_similarity(g)-anisotropy(g)[:,None]).numpy()
+    for kind in ("functional","semantic"):
+        if np.isfinite(some := own[:,kinds==kind]).any(): values[f"self_similarity_adjusted_{kind}"] = np.nanmean(some, 1).tolist()
+    values |= {"top_dimension_share":share[:,0].tolist(), "dimensions_for_half":((share.cumsum(1) < .5).sum(1)+1.).tolist()}
+    prefix = "official_" if g.reading=="official" else ""
+    return {f"{where}/layer:{layer}/{prefix}{name}":v[l] for name,v in values.items() for l,layer in enumerate(g.layers)}
+
+# %% ../../nbs/evaluate/02_geometry.ipynb #62846609
+def pooled_metrics(
+    vectors:np.ndarray, # Sentence vectors, `(n, D)`, at least 4
+    where:str, # "geometry/<set>/<split>"
+)->dict[str,float]: # `<where>/pooled/<measure>`
+    "Measures of sentence vectors by the names of records"
+    if len(vectors) < 4: raise UserError(f"sentences has {len(vectors)}: at least 4 are needed to look for neighbours in one half of them")
+    x,u,half = np.asarray(vectors, np.float64), unit_vectors(vectors), len(vectors)//2
+    values = dict(effective_rank=effective_rank(x), neighbour_share=neighbour_share(x[half:], x[:half]), anisotropy=mean_cosine(torch.from_numpy(u.sum(0)), len(u)).item(),
+        norm=np.linalg.norm(x, axis=1).mean(), centre=np.linalg.norm(x.mean(0)), dimensions=x.shape[1])
+    return {f"{where}/pooled/{name}":float(v) for name,v in values.items()}
+
+# %% ../../nbs/evaluate/02_geometry.ipynb #0b0d518e
+@contextmanager
+def evaluating(
+    model:torch.nn.Module, # Any
+):
+    "Evaluation mode, and each module back to its own afterwards"
+    before = [(m, m.training) for m in model.modules()]
+    model.eval()
+    try: yield
+    finally:
+        for m,training in before: m.training = training
+
+# %% ../../nbs/evaluate/02_geometry.ipynb #9b68f87d
+def named_sentences(
+    sentences:Sequence[str]|None=None, # Any texts; None: STS-B test, or the project's own pairs
+    source:Source|str|Path|None=None, # Where STS-B comes from, as for `resolve`; None: the first that can serve
+    n:int|None=None, # At most so many of those, spread evenly; None: all
+)->tuple[str,list[str],dict]: # "geometry/<set>/<split>", the texts, and an entry of a record's `data`
+    "Sentences to measure with, and their name"
+    if sentences is not None: name,rows,label,split = "given", list(check_sentences(sentences)), "given", "all"
+    else:
+        data = load_sts("mini-sts" if sts_sets(source)==("mini-sts",) else "STS-B", "test", source=source)
+        spread = [i*len(data)//n for i in range(n)] if n is not None and n < len(data) else range(len(data))
+        name,rows,label = data.name, [data.sentence1[i] for i in spread], data.source
+        split = "test" if len(rows)==len(data) else f"test:{len(rows)}"
+    return f"geometry/{name}/{split}", rows, describe(f"geometry/{name}/{split}", label, [(str(s),) for s in rows])
+
+# %% ../../nbs/evaluate/02_geometry.ipynb #96d995ec
+def plan_batches(
+    encoder:SentenceEncoder, # On its device, in evaluation mode
+    sentences:Sequence[str], # Any texts
+    found:Census, # From the first pass
+    types:tuple[np.ndarray,np.ndarray], # From `frequent_types`
+    reading:str, # "clean" or "official"
+)->list[tuple[list[int],Tensor,Tensor,Plan]]: # Per batch: numbers of its sentences, ids and mask `(n, T)`, plan
+    "The second pass prepared, to be gone through many times"
+    (slot_of,special),draws,out = lookups(found, encoder, types[0]), None, []
+    for numbers,lengths,x,mask in padded_batches(encoder, sentences, found, reading):
+        if not out: depth = len(hidden_states(encoder, x, mask))
+        if reading=="official": draws = draws or draw_tokens(found.sentences, depth, 0)
+        drawn = place_draws(draws, numbers, lengths, x.shape[1], list(range(depth))).to(x.device) if draws else None
+        out.append((numbers, x, mask, make_plan(x, mask, slot_of, special, reading, drawn)))
+    return out
+
+# %% ../../nbs/evaluate/02_geometry.ipynb #324cf366
+def look(
+    encoder:SentenceEncoder, # In evaluation mode
+    plans:list, # From `plan_batches`
+    types:tuple[np.ndarray,np.ndarray], # From `frequent_types`
+    reading:str, # "clean" or "official"
+)->tuple[Geometry,np.ndarray]: # Sums, and the sentences' vectors, `(n, D)`
+    "The second pass, and the pooled vectors with it"
+    g,vectors = None, {}
+    for numbers,x,mask,plan in plans:
+        states = hidden_states(encoder, x, mask)
+        if g is None: g = empty_geometry(encoder, reading, range(len(states)), *types, states[0].shape[-1])
+        add_batch(g, plan, states)
+        vectors |= zip(numbers, pool(states, mask, encoder.pooler).cpu().numpy())
+    return g, np.stack([vectors[i] for i in range(len(vectors))])
+
+# %% ../../nbs/evaluate/02_geometry.ipynb #c9063c8f
+@dataclass(eq=False)
+class GeometryProbe:
+    "Measures an encoder as it is at the moment of the call"
+    encoder:SentenceEncoder # Looked at, left as it is
+    where:str # "geometry/<set>/<split>"
+    data:dict # An entry of a record's `data`
+    prepare:Callable[[],list] # Makes the plans where the model then is
+    look:Callable[[list],tuple[Geometry,np.ndarray]] # Goes through them
+    plans:list|None=None # As prepared
+
+    @torch.no_grad()
+    def measure(self)->tuple[Geometry,np.ndarray]: # Sums, and the sentences' vectors, `(n, D)`
+        "One look"
+        device = self.encoder.device.type
+        half = resolve_precision(self.encoder.precision, device)=="bf16"
+        with evaluating(self.encoder.model), torch.autocast(device, torch.bfloat16, enabled=half):
+            if self.plans is None or self.plans[0][1].device != self.encoder.device: self.plans = self.prepare()
+            return self.look(self.plans)
+
+    def __call__(self)->dict[str,float]: # By the names of records
+        "One look, as a record's metrics"
+        g,vectors = self.measure()
+        return geometry_metrics(g, self.where) | pooled_metrics(vectors, self.where)
+
+# %% ../../nbs/evaluate/02_geometry.ipynb #f47b16a9
+def geometry_probe(
+    encoder:SentenceEncoder, # What is being trained
+    sentences:Sequence[str]|None=None, # As for `named_sentences`
+    *,
+    source:Source|str|Path|None=None, # The same
+    reading:str="clean", # "clean" or "official"
+    n:int|None=512, # Of the sentences of STS-B's test pairs; None: all
+)->GeometryProbe: # Called without arguments, as often as wanted
+    "Prepare to look at an encoder again and again; what cannot be measured is said here, not later"
+    encoder,(where,texts,data) = check_model(encoder, reading), named_sentences(sentences, source, n)
+    found = census(encoder, texts)
+    types = frequent_types(found, encoder, reading)
+    probe = GeometryProbe(encoder, where, data, lambda: plan_batches(encoder, texts, found, types, reading), lambda plans: look(encoder, plans, types, reading))
+    probe()
+    return probe

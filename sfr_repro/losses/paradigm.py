@@ -261,13 +261,13 @@ def power_weight(
     "In proportion to a power of the cosine"
     return softmax_negatives(power*batch.sim.clamp(min=eps).log())[0]
 
-# %% ../../nbs/losses/09_paradigm.ipynb #eff21f33
+# %% ../../nbs/losses/09_paradigm.ipynb #a4e0a24f
 @W.add
 def uniform_weight(
     batch:Batch, # Any
 )->Tensor: # `(B, B)`, rows sum to 1
     "The same for each negative"
-    return torch.full_like(batch.sim, 1/(len(batch.sim)-1)).fill_diagonal_(0)
+    return torch.full_like(batch.sim, 1/(batch.sim.shape[1]-1)).fill_diagonal_(0)
 
 # %% ../../nbs/losses/09_paradigm.ipynb #f054cc95
 def at_least_tiny(
@@ -294,14 +294,14 @@ def inverse_sine_weight(
     "`1/sin(angle)` of anchor and negative: a factor"
     return at_least_tiny(angle_slope(batch.sim))
 
-# %% ../../nbs/losses/09_paradigm.ipynb #afff4ca5
+# %% ../../nbs/losses/09_paradigm.ipynb #9beed202
 def seen_by(
     batch:Batch, # Any
     partner:bool, # Whether the other view's cosines are meant
 )->Tensor: # `(B, B)`, cosines, `-inf` on the diagonal
     "Cosines of the negatives as one of the views sees them"
     sim = batch.other.sim if partner else batch.sim
-    return sim.masked_fill(torch.eye(len(sim), dtype=torch.bool, device=sim.device), -math.inf)
+    return sim.masked_fill(torch.eye(*sim.shape, dtype=torch.bool, device=sim.device), -math.inf)
 
 # %% ../../nbs/losses/09_paradigm.ipynb #c63d2844
 @W.add
@@ -327,14 +327,14 @@ def pair_power_weight(
     scores = torch.where(sim.isinf(), sim, power*sim.clamp(min=eps).log())
     return len(sim)*scores.flatten().softmax(0).view_as(sim)
 
-# %% ../../nbs/losses/09_paradigm.ipynb #5477f6c3
+# %% ../../nbs/losses/09_paradigm.ipynb #301ee50b
 @W.add
 def cosine_weight(
     batch:Batch, # Any
     partner:bool=False, # Cosines of the other view
 )->Tensor: # `(B, B)`, of either sign: needs `signed=True`
     "The cosine itself, over `B`"
-    return (batch.other.sim if partner else batch.sim)/len(batch.sim)
+    return (batch.other.sim if partner else batch.sim)/batch.sim.shape[1]
 
 # %% ../../nbs/losses/09_paradigm.ipynb #c441b163
 @R.add
@@ -410,7 +410,7 @@ def correlation_ratio(
     moment = (batch.h*batch.h_pos).mean(0)
     return over_weight((2*(1+(lam-1)*moment)).expand_as(batch.h), batch)
 
-# %% ../../nbs/losses/09_paradigm.ipynb #4a52b1b2
+# %% ../../nbs/losses/09_paradigm.ipynb #b8adc3e1
 def evaluate_component(
     role:str, # "dissipation", "weight" or "ratio"
     component:Component, # What to evaluate
@@ -419,11 +419,11 @@ def evaluate_component(
 )->Tensor: # Detached, of the batch's dtype; a weight's diagonal is 0
     "What a component returns; `UserError` when it is not a finite tensor of the right shape and sign"
     (B,D),x = batch.h.shape, component.of(batch)
-    shapes = {"dissipation":[(B,)], "weight":[(B,B)], "ratio":[(B,), (B,D)]}[role]
+    shapes = {"dissipation":[(B,)], "weight":[tuple(batch.sim.shape)], "ratio":[(B,), (B,D)]}[role]
     if not isinstance(x, Tensor): raise UserError(f"{role} {component!r} returned {type(x).__name__}: it must return a tensor {shapes[0]}")
     if tuple(x.shape) not in shapes: raise UserError(f"{role} {component!r} returned shape {tuple(x.shape)}: it must be {' or '.join(map(str, shapes))}")
     x = x.detach().to(batch.h)
-    if role=="weight": x = x.masked_fill(torch.eye(B, dtype=torch.bool, device=x.device), 0)
+    if role=="weight": x = x.masked_fill(torch.eye(*x.shape, dtype=torch.bool, device=x.device), 0)
     if not (fine := x.isfinite()).all(): raise UserError(f"{role} {component!r} returned {x[~fine][0].item()}: it must be finite")
     if role!="ratio" and not signed and (x < 0).any(): raise UserError(f"{role} {component!r} returned {x.min().item():.3g}: it must be at least 0" + ("; signed=True allows it" if role=="weight" else ""))
     return x
@@ -503,7 +503,7 @@ def check_paradigm(
     if p.moves=="pairs" and p.negatives=="same":
         raise UserError("moves is 'pairs' with negatives 'same': each pair would be moved from both of its ends twice, use 'views'")
 
-# %% ../../nbs/losses/09_paradigm.ipynb #fd651f53
+# %% ../../nbs/losses/09_paradigm.ipynb #6d32c865
 def freeze_pair(
     p:Paradigm, # The composition
     h:Tensor, # Anchors, `(B, D)`
@@ -516,7 +516,9 @@ def freeze_pair(
     zero = Components(torch.zeros_like(h[:,0]), h.new_zeros(len(h),len(h)), torch.zeros_like(h[:,0]), p.negatives)
     batch = Batch(h, h_pos, p.negatives, tensors, lambda b: evaluate_component("weight", p.weight, b, p.signed))
     def one(b): return compose(p, b) if len(h) > 1 else zero
-    return FrozenPair(one(batch), one(batch.other) if p.moves in ("views","alignment") else None, h, h_pos)
+    pair = FrozenPair(one(batch), one(batch.other) if p.moves in ("views","alignment") else None, h, h_pos)
+    batch.__dict__.pop("other", None)                                      # the two hold each other, and their (B, B) tensors: let them go now
+    return pair
 
 # %% ../../nbs/losses/09_paradigm.ipynb #8f6c4c99
 def frozen_energy(
@@ -614,24 +616,24 @@ def simulated_gradient_recipe(
     weight = W.softmax(tau) if power is None else W.power(power, eps)
     return Paradigm(GD.margin(margin), weight, R.constant(ratio), moves="alignment" if form=="official" else "views", reduction="entries")
 
-# %% ../../nbs/losses/09_paradigm.ipynb #541f1218
+# %% ../../nbs/losses/09_paradigm.ipynb #ea15803b
 def softcse_weight_recipe(
     *,
     tau:float=.05, rule:str="W1", alpha:float=.5, kappa:float=.2, control:str|None=None, # As in `softcse_weight`
 )->Paradigm:
     "SoftCSE with weights"
     def weighted(b):
-        reference = softcse_control(as_reference(b.tensors["sim_ref"], b.h), control)
+        reference = softcse_control(as_reference(b.tensors["sim_ref"], b.h, b.sim.shape[1]), control)
         return b.sim/tau + softcse_weights(reference, rule, alpha, kappa).log()
     return contrastive(GD.infonce(tau, weighted), W.softmax(tau, weighted)/tau, R.constant(1), needs=("sim_ref",))
 
-# %% ../../nbs/losses/09_paradigm.ipynb #aabaa341
+# %% ../../nbs/losses/09_paradigm.ipynb #634d6cb8
 def softcse_temperature_recipe(
     *,
     tau:float=.05, rule:str="T1", alpha:float=.5, mean_tau:bool=True, control:str|None=None, # As in `softcse_temperature`
 )->Paradigm:
     "SoftCSE with temperatures"
-    def inverse(b): return 1/softcse_temperatures(softcse_control(as_reference(b.tensors["sim_ref"], b.h), control), tau, rule, alpha, mean_tau)
+    def inverse(b): return 1/softcse_temperatures(softcse_control(as_reference(b.tensors["sim_ref"], b.h, b.sim.shape[1]), control), tau, rule, alpha, mean_tau)
     def heated(b): return b.sim*inverse(b)
     return contrastive(GD.infonce(tau, heated), W.softmax(tau, heated)*inverse, R.pull(1/tau), needs=("sim_ref",))
 
@@ -693,7 +695,7 @@ RECIPES |= dict(
     vicreg=lambda *, lam=30.: moment_recipe(False, lam=lam, repair=()), vicreg_repaired=partial(moment_recipe, False),
     barlow_twins=lambda *, lam=30.: moment_recipe(True, lam=lam, repair=()), barlow_twins_repaired=partial(moment_recipe, True))
 
-# %% ../../nbs/losses/09_paradigm.ipynb #bcf3b2f4
+# %% ../../nbs/losses/09_paradigm.ipynb #50d044ad
 def loss_spec(
     name:str, # What it shall be called
     build:Callable, # `build(*, constants with defaults) -> Paradigm`
@@ -710,7 +712,7 @@ def loss_spec(
         f.__name__,f.__signature__ = name,signature
         return f
     def energy(h, h_pos, coefficients, **constants): return build(**constants).energy(h, h_pos, coefficients)
-    return LossSpec(method(lambda p: p), method(lambda p: p.grad), method(lambda p: p.components), method(lambda p: p.coefficients), energy)
+    return LossSpec(method(lambda p: p), method(lambda p: p.grad), method(lambda p: p.components), method(lambda p: p.coefficients), energy, build)
 
 # %% ../../nbs/losses/09_paradigm.ipynb #6adf2844
 @dataclass(frozen=True, eq=False)

@@ -15,14 +15,14 @@ from .triplet import push_and_ratio
 
 # %% ../../nbs/losses/03_simulated_gradient.ipynb #4b499345
 def active_rows(
-    sim:Tensor, # Cosines of anchors (rows) and candidates (columns), `(B, B)`; the diagonal is ignored
+    sim:Tensor, # Cosines of anchors (rows) and candidates (columns), `(B, B)`, or a strip of rows with their own columns first; the diagonal is ignored
     positive:Tensor, # Cosine of each anchor and its positive, `(B,)`
     margin:float, # A difference of cosines; a row exactly at it is not active
 )->Tensor: # `(B,)`, bool; all `False` for a batch of one
     "Rows whose positive does not stand `margin` above their hardest negative"
-    if sim.ndim != 2 or len(sim) != sim.shape[1] or positive.shape != sim.shape[:1]:
+    if sim.ndim != 2 or len(sim) > sim.shape[1] or positive.shape != sim.shape[:1]:
         raise ValueError(f"sim {tuple(sim.shape)} and positive {tuple(positive.shape)} must have the shapes (B, B) and (B,)")
-    own = torch.eye(len(sim), dtype=torch.bool, device=sim.device)
+    own = torch.eye(*sim.shape, dtype=torch.bool, device=sim.device)
     return positive - sim.masked_fill(own, -math.inf).amax(1) < margin
 
 # %% ../../nbs/losses/03_simulated_gradient.ipynb #9580eff5

@@ -8,26 +8,28 @@ __all__ = ['CONTROLS', 'WEIGHT_RULES', 'TEMPERATURE_RULES', 'as_reference', 'sof
            'softcse_weight_grad', 'softcse_temperature_energy', 'softcse_temperature', 'softcse_temperature_components',
            'softcse_temperature_grad']
 
-# %% ../../nbs/losses/07_softcse.ipynb #2ef480aa
+# %% ../../nbs/losses/07_softcse.ipynb #d26e3151
 import math
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from ..core.notation import Components, as_views, check_choice, check_positive, softmax_negatives
+from ..core.notation import Components, UserError, as_views, check_choice, check_positive, softmax_negatives
 from .infonce import one_way_grad
 
-# %% ../../nbs/losses/07_softcse.ipynb #ac431deb
+# %% ../../nbs/losses/07_softcse.ipynb #508e1d47
 def as_reference(
     sim_ref:Tensor, # Reference similarities, `(B, B)`, cosines in [-1, 1]; rows are anchors, the diagonal is ignored
     h:Tensor|None=None, # Anchors `(B, D)`: they fix `B`, dtype and device
+    columns:int|None=None, # Candidates of each anchor, its own first; None: as many as anchors
 )->Tensor: # The same numbers, `(B, B)`, detached, float32 or float64
     "Check reference similarities, and clamp what rounding left outside [-1, 1]"
     like = sim_ref if h is None else h
     B = len(like) if like.ndim else 1
-    if sim_ref.shape != (B,B): raise ValueError(f"sim_ref has shape {tuple(sim_ref.shape)}: it must be {(B,B)}, one similarity for each anchor and candidate")
+    shape = (B, B if columns is None else columns)
+    if sim_ref.shape != shape: raise UserError(f"sim_ref has shape {tuple(sim_ref.shape)}: it must be {shape}, one similarity for each anchor and candidate")
     sim = sim_ref.detach().to(like.device, torch.promote_types(like.dtype, torch.float32))
     if not sim.abs().amax() <= 1.01:
-        raise ValueError(f"sim_ref holds {sim[~(sim.abs() <= 1.01)][0].item():g}: reference similarities are cosines, from -1 to 1")
+        raise UserError(f"sim_ref holds {sim[~(sim.abs() <= 1.01)][0].item():g}: reference similarities are cosines, from -1 to 1")
     return sim.clamp(-1, 1)
 
 # %% ../../nbs/losses/07_softcse.ipynb #62c613bd
@@ -54,36 +56,36 @@ WEIGHT_RULES = ("W1", "W2", "W3", "W4")
 
 # %% ../../nbs/losses/07_softcse.ipynb #b2eeff92
 def _own(x:Tensor)->Tensor: # `(B, B)`, bool
-    "The diagonal of a square matrix"
-    return torch.eye(len(x), dtype=torch.bool, device=x.device)
+    "The diagonal of a square matrix, or of a strip of rows with their own columns first"
+    return torch.eye(*x.shape, dtype=torch.bool, device=x.device)
 
 # %% ../../nbs/losses/07_softcse.ipynb #b36bd492
 def _mean_negatives(x:Tensor)->Tensor: # `(B, 1)`
     "Mean over the negatives of each row; exactly 1 for ones"
-    return x.masked_fill(_own(x), 0).sum(1, keepdim=True) / max(len(x)-1, 1)
+    return x.masked_fill(_own(x), 0).sum(1, keepdim=True) / max(x.shape[1]-1, 1)
 
-# %% ../../nbs/losses/07_softcse.ipynb #78177ee2
+# %% ../../nbs/losses/07_softcse.ipynb #e2798c13
 def _check_alpha(alpha:float, below:float=math.inf):
-    "`ValueError` unless `alpha` is a finite number from 0 to `below`"
+    "`UserError` unless `alpha` is a finite number from 0 to `below`"
     if not (isinstance(alpha,(int,float)) and not isinstance(alpha,bool) and 0 <= alpha < below):
-        raise ValueError(f"alpha is {alpha!r}: it must be a finite number of at least 0" + (f" and below {below:g}" if below < math.inf else ""))
+        raise UserError(f"alpha is {alpha!r}: it must be a finite number of at least 0" + (f" and below {below:g}" if below < math.inf else ""))
 
-# %% ../../nbs/losses/07_softcse.ipynb #5c953875
+# %% ../../nbs/losses/07_softcse.ipynb #680971e9
 def softcse_weights(
-    sim_ref:Tensor, # Reference similarities, `(B, B)`, cosines in [-1, 1]
+    sim_ref:Tensor, # Reference similarities, `(B, B)`, cosines in [-1, 1], or a strip of rows with their own columns first
     rule:str="W1", # "W1", "W2", "W3" or "W4", equation (weights)
     alpha:float=.5, # Strength of W4, from 0 (weights are 1) to below 1; the others do not use it
     kappa:float=.2, # Temperature of W3 and W4, above 0, in units of cosine; the others do not use it
 )->Tensor: # `(B, B)`, at least 0; 1 on the diagonal, the positive's own weight
     "A weight for each negative that falls with its reference similarity"
     check_choice("rule", rule, WEIGHT_RULES); check_positive(kappa=kappa); _check_alpha(alpha, 1 if rule=="W4" else math.inf)
-    sim = as_reference(sim_ref)
+    sim = as_reference(sim_ref, columns=max(sim_ref.shape, default=1))
     own = _own(sim)
     if rule in ("W1","W2"):
         w = 1 - sim
-        if len(sim) > 1 and not (mean := _mean_negatives(w)).all():
-            raise ValueError(f"sim_ref is 1 for every negative of row {mean[:,0].argmin().item()}: {rule} leaves no weight there, at least one must be below 1")
-        w = w/mean if rule=="W1" and len(sim) > 1 else w/2
+        if sim.shape[1] > 1 and not (mean := _mean_negatives(w)).all():
+            raise UserError(f"sim_ref is 1 for every negative of row {mean[:,0].argmin().item()}: {rule} leaves no weight there, at least one must be below 1")
+        w = w/mean if rule=="W1" and sim.shape[1] > 1 else w/2
     else:
         score = (sim if rule=="W4" else -sim).div(kappa).masked_fill(own, -math.inf)
         w = (score - score.amax(1, keepdim=True)).exp()
@@ -94,9 +96,9 @@ def softcse_weights(
 # %% ../../nbs/losses/07_softcse.ipynb #2e6a9382
 TEMPERATURE_RULES = ("T1", "T2")
 
-# %% ../../nbs/losses/07_softcse.ipynb #b80dc264
+# %% ../../nbs/losses/07_softcse.ipynb #69d90d8c
 def softcse_temperatures(
-    sim_ref:Tensor, # Reference similarities, `(B, B)`, cosines in [-1, 1]
+    sim_ref:Tensor, # Reference similarities, `(B, B)`, cosines in [-1, 1], or a strip of rows with their own columns first
     tau:float=.05, # The common temperature, above 0
     rule:str="T1", # "T1" or "T2", equation (temperatures)
     alpha:float=.5, # Strength of T1, at least 0 (0: all equal); T2 does not use it
@@ -104,22 +106,22 @@ def softcse_temperatures(
 )->Tensor: # `(B, B)`, above 0; `tau` on the diagonal, the positive's own temperature
     "A temperature for each negative that rises with its reference similarity"
     check_choice("rule", rule, TEMPERATURE_RULES); check_positive(tau=tau); check_choice("mean_tau", mean_tau, (True,False)); _check_alpha(alpha)
-    sim = as_reference(sim_ref)
+    sim = as_reference(sim_ref, columns=max(sim_ref.shape, default=1))
     relative = 1 + alpha*sim if rule=="T1" else (1/softcse_weights(sim, "W1")).clamp(.5, 2)
     relative = relative.masked_fill(_own(sim), 1)
     if not (relative > 0).all():
-        raise ValueError(f"alpha is {alpha!r}: with reference similarities down to {sim.min().item():g} temperatures reach 0, it must be below {-1/sim.min().item():g}")
-    if mean_tau: relative = (relative/_mean_negatives(relative)).masked_fill(_own(sim), 1) if len(sim) > 1 else relative
+        raise UserError(f"alpha is {alpha!r}: with reference similarities down to {sim.min().item():g} temperatures reach 0, it must be below {-1/sim.min().item():g}")
+    if mean_tau: relative = (relative/_mean_negatives(relative)).masked_fill(_own(sim), 1) if sim.shape[1] > 1 else relative
     return tau*relative
 
-# %% ../../nbs/losses/07_softcse.ipynb #21dd0f36
+# %% ../../nbs/losses/07_softcse.ipynb #8ab8d628
 def _log_weights(weights:Tensor, h:Tensor)->Tensor: # `(B, B)`, detached, 0 on the diagonal, `-inf` for a weight of 0
-    "Check weights and take their logarithm; `ValueError` for a negative one or a row that sums to 0"
-    if weights.shape != (len(h),)*2: raise ValueError(f"weights has shape {tuple(weights.shape)}: it must be {(len(h),)*2}")
+    "Check weights and take their logarithm; `UserError` for a negative one or a row that sums to 0"
+    if weights.shape != (len(h),)*2: raise UserError(f"weights has shape {tuple(weights.shape)}: it must be {(len(h),)*2}")
     w = weights.detach().to(h).masked_fill(_own(weights), 0)
-    if not (fine := (w >= 0) & (w < math.inf)).all(): raise ValueError(f"weights holds {w[~fine][0].item():g}: a weight must be a finite number of at least 0")
+    if not (fine := (w >= 0) & (w < math.inf)).all(): raise UserError(f"weights holds {w[~fine][0].item():g}: a weight must be a finite number of at least 0")
     if len(h) > 1 and not (some := w.any(1)).all():
-        raise ValueError(f"weights of row {(~some).nonzero()[0].item()} sum to 0: each anchor needs a negative with a weight above 0")
+        raise UserError(f"weights of row {(~some).nonzero()[0].item()} sum to 0: each anchor needs a negative with a weight above 0")
     return w.masked_fill(_own(w), 1).log()
 
 # %% ../../nbs/losses/07_softcse.ipynb #2ca5cf28
@@ -193,12 +195,12 @@ def softcse_weight_grad(
     h,h_pos = as_views(h, h_pos)
     return one_way_grad(softcse_weight_components(h, h_pos, sim_ref, tau=tau, rule=rule, alpha=alpha, kappa=kappa, control=control), h, h_pos)
 
-# %% ../../nbs/losses/07_softcse.ipynb #3861af4e
+# %% ../../nbs/losses/07_softcse.ipynb #d643a239
 def _relative(temperatures:Tensor, h:Tensor, tau:float)->Tensor: # `(B, B)`, detached, `tau_ij/tau`, 1 on the diagonal
-    "Check temperatures and take them in units of `tau`; `ValueError` unless all are above 0"
-    if temperatures.shape != (len(h),)*2: raise ValueError(f"temperatures has shape {tuple(temperatures.shape)}: it must be {(len(h),)*2}")
+    "Check temperatures and take them in units of `tau`; `UserError` unless all are above 0"
+    if temperatures.shape != (len(h),)*2: raise UserError(f"temperatures has shape {tuple(temperatures.shape)}: it must be {(len(h),)*2}")
     t = temperatures.detach().to(h).masked_fill(_own(temperatures), tau)
-    if not (fine := (t > 0) & (t < math.inf)).all(): raise ValueError(f"temperatures holds {t[~fine][0].item():g}: a temperature must be a finite number above 0")
+    if not (fine := (t > 0) & (t < math.inf)).all(): raise UserError(f"temperatures holds {t[~fine][0].item():g}: a temperature must be a finite number above 0")
     return t/torch.full_like(t, tau)
 
 # %% ../../nbs/losses/07_softcse.ipynb #455a3875

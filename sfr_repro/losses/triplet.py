@@ -18,10 +18,10 @@ from .arccon import sine
 
 # %% ../../nbs/losses/02_triplet.ipynb #76fd30e8
 def hardest_negative(
-    sim:Tensor, # Cosines of anchors (rows) and candidates (columns), `(B, B)`; the diagonal is ignored
+    sim:Tensor, # Cosines of anchors (rows) and candidates (columns), `(B, B)`, or a strip of rows with their own columns first; the diagonal is ignored
 )->tuple[Tensor,Tensor]: # The largest cosine of each row `(B,)`, `-inf` when `B` is 1, and its column `(B,)`, the first if there are equals
     "The most similar negative of each anchor"
-    own = torch.eye(len(sim), dtype=torch.bool, device=sim.device)
+    own = torch.eye(*sim.shape, dtype=torch.bool, device=sim.device)
     cos,index = sim.masked_fill(own, -math.inf).max(1)
     return cos, index
 

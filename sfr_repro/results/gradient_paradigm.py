@@ -7,9 +7,9 @@ __all__ = ['SOFTMAX', 'MARGIN', 'ORIGINAL', 'lead_of_one', 'REPAIRED', 'TEXTBOOK
            'DASHES', 'Symbols', 'Formulas', 'constant', 'soft', 'share', 'own_weights', 'own_tau', 'textbook_vicreg',
            'textbook_barlow_twins', 'page', 'component_table', 'formula_error', 'references', 'kink_distance',
            'clear_views', 'variants', 'gradient_errors', 'exactness_table', 'bound', 'fan', 'over_angle',
-           'paradigm_figure', 'let_go', 'repair_verdicts']
+           'paradigm_figure', 'let_go', 'repair_verdicts', 'sweep_table']
 
-# %% ../../nbs/results/01_gradient_paradigm.ipynb #6bc52789
+# %% ../../nbs/results/01_gradient_paradigm.ipynb #94adc318
 import inspect
 import math
 from collections.abc import Callable, Iterable
@@ -26,7 +26,7 @@ from ..core.checks import autograd_gradient, check_gradient, relative_error, uni
 from ..core.notation import unit_rows
 from ..core.records import Record
 from ..losses.registry import LOSSES, Loss, make_loss
-from .report import sts_scores
+from .report import sts_scores, summarise
 
 # %% ../../nbs/results/01_gradient_paradigm.ipynb #e62eca16
 @dataclass(frozen=True, eq=False)
@@ -407,3 +407,15 @@ def repair_verdicts(
         verdict = "supported" if difference > bound else "contradicted" if difference < -bound else "undecided"
         rows.append({"loss":name, "original":f"{before.mean():.2f}", "repaired":f"{after.mean():.2f}", "difference":f"{difference:+.2f}", "seeds":seeds, "verdict":verdict})
     return pd.DataFrame(rows, columns=["loss","original","repaired","difference","seeds","verdict"])
+
+# %% ../../nbs/results/01_gradient_paradigm.ipynb #4e64ccfd
+def sweep_table(
+    records:list[Record], # Any; those of the experiment `sweep_<key>` count
+    key:str, # "margin", "tau" or "ratio"
+)->pd.DataFrame: # One row per value, smallest first
+    "STS over one constant of the simulated gradient"
+    runs = [r for r in records if r.experiment.name==f"sweep_{key}"]
+    if not runs: return pd.DataFrame(columns=[key,"seeds","average"])
+    value,scores = {r.id:r.config["loss"]["constants"][key] for r in runs}, sts_scores(runs)
+    order = [value[i] for i in scores.drop_duplicates(["id","inputs"]).id]
+    return summarise(scores).assign(model=order).rename(columns={"model":key}).sort_values(key, ignore_index=True)

@@ -6,7 +6,7 @@
 __all__ = ['NO_SCORE', 'records_folder', 'label', 'inputs', 'sts_scores', 'summarise', 'published_sts', 'as_markdown',
            'smoke_level', 'headline', 'sts_figure', 'html_report']
 
-# %% ../../nbs/results/00_report.ipynb #16f0aaac
+# %% ../../nbs/results/00_report.ipynb #ed94c951
 import base64
 import hashlib
 import io
@@ -16,8 +16,9 @@ import matplotlib.pyplot as plt
 import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
-from ..core.records import Record
+from ..core.records import Record, pipe_table
 from ..data.sts import STS_SETS
+from ..evaluate.sts import averaged_sets
 
 # %% ../../nbs/results/00_report.ipynb #8adb1114
 def records_folder(
@@ -27,12 +28,13 @@ def records_folder(
     here = Path(__file__).resolve().parents[2] if "__file__" in globals() else next(p for p in (Path.cwd(), *Path.cwd().parents) if (p/"settings.ini").exists())
     return here/"nbs"/"records"/kind
 
-# %% ../../nbs/results/00_report.ipynb #afceb3be
+# %% ../../nbs/results/00_report.ipynb #88f59505
 def label(
     record:Record, # Any
 )->str: # For example "infonce (tau=0.2), mean pooling"
     "What a setting is called in tables"
     loss = record.config["loss"]
+    if loss["name"]=="none": return f"{record.encoder.name}, {record.encoder.pooler} pooling"
     constants = ", ".join(f"{k}={v}" for k,v in loss["constants"].items())
     name = "untrained" if record.kind=="evaluate" else loss["name"] + (f" ({constants})" if constants else "")
     return f"{name}, {record.encoder.pooler} pooling"
@@ -48,7 +50,7 @@ def inputs(
 # %% ../../nbs/results/00_report.ipynb #2618764e
 NO_SCORE = ("id","inputs","seed","label","kind") # Columns of `sts_scores` that hold no score
 
-# %% ../../nbs/results/00_report.ipynb #556c2a02
+# %% ../../nbs/results/00_report.ipynb #6cbcd632
 def sts_scores(
     records:list[Record], # Any
 )->pd.DataFrame: # One row per record: id, seed, label, kind, and one column per set and the average, times 100
@@ -56,8 +58,8 @@ def sts_scores(
     rows = []
     for r in records:
         scores = {k.split("/")[1]:100*v for k,v in r.metrics.items() if k.startswith("sts/") and k.endswith("/test/all/spearman")}
-        seven = [v for k,v in scores.items() if k in STS_SETS] or list(scores.values())       # SICK-R-all stays out
-        if scores: rows.append({"id":r.id, "inputs":inputs(r), "seed":r.seed, "label":label(r), "kind":r.kind, **scores, f"average of {len(seven)}":sum(seven)/len(seven)})
+        over = [scores[n] for n in averaged_sets(tuple(scores))]
+        if scores: rows.append({"id":r.id, "inputs":inputs(r), "seed":r.seed, "label":label(r), "kind":r.kind, **scores, f"average of {len(over)}":sum(over)/len(over)})
     return pd.DataFrame(rows, columns=None if rows else [*NO_SCORE,"average"]).drop_duplicates(["id","inputs","seed"] if rows else None)
 
 # %% ../../nbs/results/00_report.ipynb #d74522e9
@@ -78,13 +80,12 @@ def published_sts()->pd.DataFrame: # As the file has it; empty without a clone
     path, columns = records_folder("published")/"sts.csv", ["model","average",*STS_SETS,"source"]
     return pd.read_csv(path, dtype=str)[columns] if path.exists() else pd.DataFrame(columns=columns)
 
-# %% ../../nbs/results/00_report.ipynb #02d6b66d
+# %% ../../nbs/results/00_report.ipynb #dadcd048
 def as_markdown(
     table:pd.DataFrame, # Cells of any kind
 )->str: # A pipe table
     "A data frame as Markdown"
-    line = lambda cells: "| " + " | ".join(str(c).replace("|","\\|") for c in cells) + " |"
-    return "\n".join([line(table.columns), line("---" for _ in table.columns), *map(line, table.itertuples(index=False))])
+    return pipe_table(table.columns, table.itertuples(index=False))
 
 # %% ../../nbs/results/00_report.ipynb #9d8ac6b0
 def smoke_level(

@@ -5,13 +5,12 @@
 # %% auto #0
 __all__ = ['PRETRAIN_PRESETS', 'BLOCK', 'SPECIAL', 'PAD', 'UNK', 'CLS', 'SEP', 'MASK', 'HELDOUT', 'TOKENIZER_CONFIG', 'CARD',
            'Named', 'TextConfig', 'PretrainConfig', 'pretrain_config', 'check_config', 'read_sentences', 'wordpiece',
-           'train_tokenizer', 'Pieces', 'to_pieces', 'heldout', 'without', 'cooccurrence', 'ppmi', 'svd_vectors',
-           'piece_averages', 'Rows', 'make_rows', 'epoch_batches', 'take_rows', 'mask_rows', 'embed', 'layer',
-           'last_hidden', 'mlm_logits', 'SoftmaxLoss', 'new_model', 'adamw', 'learning_rate', 'Learner', 'heldout_loss',
-           'mean_vectors', 'save_checkpoint', 'load_checkpoint', 'asked_to_stop', 'train_mlm', 'prepare',
-           'export_encoder', 'pretrain', 'card']
+           'train_tokenizer', 'heldout', 'without', 'Rows', 'make_rows', 'epoch_batches', 'take_rows', 'mask_rows',
+           'embed', 'layer', 'last_hidden', 'mlm_logits', 'SoftmaxLoss', 'new_model', 'adamw', 'learning_rate',
+           'Learner', 'heldout_loss', 'mean_vectors', 'save_checkpoint', 'load_checkpoint', 'asked_to_stop',
+           'train_mlm', 'prepare', 'export_encoder', 'pretrain', 'card']
 
-# %% ../../nbs/train/02_pretrain.ipynb #00d80ea1
+# %% ../../nbs/train/02_pretrain.ipynb #d6e7961e
 import hashlib
 import json
 import os
@@ -29,8 +28,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
-from scipy import sparse
-from scipy.sparse.linalg import svds
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from torch import Tensor, nn
 from tqdm.auto import tqdm
@@ -41,6 +38,7 @@ from ..core.records import Record, code_state, cpu_name, package_versions, write
 from ..data.corpus import load_corpus
 from ..data.sts import load_sts, sts_sets
 from ..encode.encoder import SentenceEncoder, resolve_precision, weights_sha256
+from ..encode.piece_vectors import Pieces, cooccurrence, piece_averages, ppmi, svd_vectors, to_pieces
 from ..evaluate.sts import evaluate_sts
 from .run import run_folder
 
@@ -189,28 +187,6 @@ def train_tokenizer(
     order = {p:i for i,p in enumerate([*SPECIAL, *sorted(set(learned)-set(SPECIAL), key=learned.get)])}
     return wordpiece(order)
 
-# %% ../../nbs/train/02_pretrain.ipynb #4bd8195f
-@dataclass(frozen=True)
-class Pieces:
-    "A text as numbers"
-    ids:np.ndarray # All pieces in reading order, `(N,)`, uint16
-    offsets:np.ndarray # Where sentence `i` begins, and the end, `(n+1,)`, int64
-
-    def __len__(self): return len(self.offsets)-1 # Sentences
-
-# %% ../../nbs/train/02_pretrain.ipynb #f8b3fb83
-def to_pieces(
-    sentences:Sequence[str], # `n` texts
-    tokenizer:Tokenizer, # At most 65,536 pieces
-    chunk:int=20_000, # Sentences at a time
-)->Pieces: # Without special pieces
-    "Cut a text into pieces"
-    ids,lengths = [np.empty(0, np.uint16)], []
-    for i in range(0, len(sentences), chunk):
-        found = [np.asarray(e.ids, np.uint16) for e in tokenizer.encode_batch_fast(list(sentences[i:i+chunk]), add_special_tokens=False)]
-        ids.append(np.concatenate(found)); lengths += map(len, found)
-    return Pieces(np.concatenate(ids), np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]))
-
 # %% ../../nbs/train/02_pretrain.ipynb #789e0471
 def heldout(
     n:int, # Sentences
@@ -227,64 +203,6 @@ def without(
     "A text with sentences left out"
     lengths = np.diff(text.offsets)
     return Pieces(text.ids[~np.repeat(drop, lengths)], np.concatenate([[0], np.cumsum(lengths[~drop])]))
-
-# %% ../../nbs/train/02_pretrain.ipynb #396b64e9
-def cooccurrence(
-    text:Pieces, # Pieces below `vocab`
-    vocab:int, # Size `V`
-    window:int=5, # Farthest neighbour, in pieces
-    chunk:int=4_000_000, # Pieces at a time, which bounds the memory
-)->sparse.csr_matrix: # `(V, V)`, symmetric, float32
-    "Weighted counts of neighbours within a sentence, `C` of equation (PPMI)"
-    total,cuts = sparse.csr_matrix((vocab,vocab), dtype=np.float32), [0]
-    while cuts[-1] < len(text): cuts.append(max(cuts[-1]+1, int(np.searchsorted(text.offsets, text.offsets[cuts[-1]]+chunk, "right"))-1))
-    for a,b in zip(cuts, cuts[1:]):
-        x = text.ids[text.offsets[a]:text.offsets[b]].astype(np.int32)
-        sentence = np.repeat(np.arange(a,b), np.diff(text.offsets[a:b+1]))
-        for d in range(1, window+1):
-            same = sentence[d:] == sentence[:-d]
-            weight = np.full(int(same.sum()), 1/d, np.float32)
-            total = total + sparse.coo_matrix((weight, (x[:-d][same], x[d:][same])), shape=(vocab,vocab)).tocsr()
-    return total + total.T
-
-# %% ../../nbs/train/02_pretrain.ipynb #92f861d6
-def ppmi(
-    counts:sparse.csr_matrix, # `(V, V)`, symmetric
-    smoothing:float=.75, # Power of the context's share
-)->sparse.csr_matrix: # `(V, V)`, float32, only positive entries are stored
-    "Positive pointwise mutual information, `M` of equation (PPMI)"
-    row = np.asarray(counts.sum(1), np.float64).ravel()
-    context = row**smoothing / (row**smoothing).sum()
-    c = counts.tocoo()
-    value = np.log(c.data/(row[c.row]*context[c.col]))
-    keep = value > 0
-    return sparse.csr_matrix((value[keep].astype(np.float32), (c.row[keep], c.col[keep])), shape=counts.shape)
-
-# %% ../../nbs/train/02_pretrain.ipynb #c89e72b7
-def svd_vectors(
-    m:sparse.csr_matrix, # `(V, V)`
-    width:int, # `D`, below `V`
-    std:float=.04, # Of all entries of the result
-)->np.ndarray: # `(V, D)`, float32, largest direction first
-    "Piece vectors, `E` of equation (PPMI), scaled to one standard deviation"
-    u,s,_ = svds(m, k=width, v0=np.random.default_rng(0).standard_normal(m.shape[0]).astype(np.float32))
-    order = np.argsort(-s)
-    e = u[:,order]*s[order]**.5
-    return (e*(std/e.std())).astype(np.float32)
-
-# %% ../../nbs/train/02_pretrain.ipynb #7f538c42
-def piece_averages(
-    vectors:np.ndarray, # `(V, D)`
-    tokenizer:Tokenizer, # Of `V` pieces
-    share:np.ndarray|None=None, # Share of each piece in the text, `(V,)`: SIF weights; None: plain mean
-    a:float=1e-3, # Constant of the SIF weights
-)->Callable[[list[str]],np.ndarray]: # For `evaluate_sts`: texts to `(n, D)`, float32
-    "Sentence vectors without a network"
-    weight = np.ones(len(vectors)) if share is None else a/(a+share)
-    def encode(sentences):
-        ids = [e.ids or [UNK] for e in tokenizer.encode_batch(sentences, add_special_tokens=False)]
-        return np.stack([(weight[i,None]*vectors[i]).mean(0) for i in ids]).astype(np.float32)
-    return encode
 
 # %% ../../nbs/train/02_pretrain.ipynb #471b24fb
 @dataclass(frozen=True)

@@ -1,0 +1,268 @@
+"""Several processes share a batch: loss and gradient of the whole, for every loss, in every form, and through the trainer.
+
+Real processes, gloo on CPUs. They come from a fork server that has imported the package once, so that four start in a moment.
+"""
+import multiprocessing
+import os
+import pickle
+import signal
+import socket
+import subprocess
+import sys
+import time
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+import pytest
+import torch
+from torch import nn
+from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
+from torch.nn.parallel import DistributedDataParallel as DDP
+from sfr_repro.core.checks import relative_error
+from sfr_repro.core.config import TrainConfig, load_experiment
+from sfr_repro.core.notation import UserError, unit_rows
+from sfr_repro.core.records import read_record
+from sfr_repro.encode.teachers import frozen_teacher, self_teacher
+from sfr_repro.losses.registry import LOSSES, make_loss
+from sfr_repro.train.distributed import Processes, gather_views, join_processes
+from sfr_repro.train.run import run, run_folder, settle
+from sfr_repro.train.trainer import TwoViews, Watch, _Trainer, cached_backward, training_arguments
+
+B, T, WORDS, D = 12, 5, 50, 8
+
+class Small:
+    "In place of an encoder: words to vectors, the second view by words of its own, so that views differ without dropout"
+    device = torch.device('cpu')
+    def __init__(self, dropout=0.):
+        torch.manual_seed(0)
+        self.model = nn.ModuleDict(dict(first=nn.Embedding(WORDS, 16), second=nn.Embedding(WORDS, 16), top=nn.Linear(16, D), drop=nn.Dropout(dropout))).double()
+        with torch.no_grad(): self.model.second.weight.mul_(.3).add_(self.model.first.weight)
+    def forward(self, ids, mask):
+        a, b = ids.chunk(2)
+        x = torch.cat([self.model.first(a), self.model.second(b)])*mask[..., None]
+        return self.model.top(self.model.drop(x.sum(1)/mask.sum(1, keepdim=True)))
+
+@dataclass(frozen=True)
+class Uneven(Processes):
+    counts: tuple = ()
+    def gather(self, z): return gather_views(z, self.counts)
+    def rows(self, rows): return list(range(sum(self.counts)))       # each has its slice of 0, 1, 2, ...
+
+class Plain(Processes):
+    "The control: gathered as SimCSE does it, others as numbers and the own slice with its graph"
+    def gather(self, z):
+        every = gather_views(z.detach()).view(2, -1, D)
+        n = len(z)//2
+        return torch.cat([every[:, :self.rank*n], z.view(2, n, D), every[:, (self.rank+1)*n:]], 1).flatten(0, 1)
+
+def batch(n):
+    g = torch.Generator().manual_seed(1)
+    ids, lengths = torch.randint(WORDS, (n, T), generator=g), torch.randint(2, T+1, (n,), generator=g)
+    mask = (torch.arange(T) < lengths[:, None]).long()
+    return {'input_ids': ids*mask, 'attention_mask': mask, 'rows': list(range(n))}
+
+def part(whole, a, b): return {k: x[a:b] for k, x in whole.items()}
+
+def measured(two, step):
+    "Loss and all gradients after one step"
+    two.zero_grad()
+    loss = step()
+    return torch.cat([loss.detach().reshape(1), *(p.grad.flatten() for p in two.parameters())])
+
+def tiled(name):
+    "The loss in tiles that do not divide the batch, or None where it has no such form"
+    try: return make_loss(name, tile=5)
+    except UserError: return None
+
+def compare(here, counts, controls):
+    "Every loss, plain, tiled and in chunks, against one process; relative errors by name"
+    n, start = sum(counts), sum(counts[:here.rank])
+    whole = batch(n); own = part(whole, start, start+counts[here.rank])
+    even = len(set(counts)) == 1
+    together = here if even else Uneven(here.rank, here.size, counts)
+    vectors = unit_rows(torch.randn(n, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(2)))
+    errors = {}
+    for name in LOSSES:
+        teachers = [{'teacher': frozen_teacher(vectors)}, {'online': self_teacher}] if make_loss(name).needs else [{}]
+        for form, loss in (('plain', make_loss(name)), ('tiled', tiled(name))):
+            if loss is None: continue
+            for i, more in enumerate(teachers):
+                with_rows = 'teacher' in more
+                given = lambda x: x if with_rows else {k: v for k, v in x.items() if k != 'rows'}
+                one = TwoViews(Small(), nn.Identity(), make_loss(name), **more).train()
+                want = measured(one, lambda: (lambda l: (l.backward(), l)[1])(one(**given(whole))['loss']))
+                def got(processes, chunk=None):
+                    two = TwoViews(Small(), nn.Identity(), loss, processes=processes, **more).train()
+                    ddp = DDP(two)
+                    if chunk: return measured(two, lambda: cached_backward(two, given(own), chunk, wrapped=ddp))
+                    return measured(two, lambda: (lambda l: (l.backward(), l)[1])(ddp(**given(own))['loss']))
+                key = f'{name} {form} {"uneven " if not even else ""}{i}'
+                errors[key] = relative_error(got(together), want)
+                errors[key+' in chunks'] = relative_error(got(together, 2), want)
+                if controls and form == 'plain': errors[key+' control'] = relative_error(got(Plain(here.rank, here.size))[1:]*here.size, want[1:])
+    return errors
+
+def count_reductions(here):
+    "All-reduces of gradients in one step: at once, in chunks, and the control, in chunks without `no_sync`"
+    found, own = {}, part(batch(B), here.rank*B//here.size, (here.rank+1)*B//here.size)
+    own.pop('rows')
+    for name in ('at once', 'in chunks', 'control'):
+        two = TwoViews(Small(), nn.Identity(), make_loss('infonce'), processes=here).train()
+        ddp, calls = DDP(two), []
+        ddp.register_comm_hook(None, lambda state, bucket: (calls.append(1), allreduce_hook(None, bucket))[1])
+        if name == 'at once': ddp(**own)['loss'].backward()
+        else: cached_backward(two, own, 1, wrapped=ddp if name == 'in chunks' else lambda *a, **k: ddp(*a, **k))
+        found[name] = len(calls)
+    return found
+
+def views_of_one_sentence(here, step, seeded):
+    "A batch that is one sentence over and over: what each process makes of its part"
+    two = TwoViews(Small(dropout=.5), nn.Identity(), make_loss('infonce'), processes=here).train()
+    torch.manual_seed(0)
+    watch = Watch(two, dict, 1, Path('.'), processes=here)
+    watch.trajectory = [{'step': 0, 'metrics': {}}]
+    if seeded: watch.on_train_begin(SimpleNamespace(seed=0), SimpleNamespace(global_step=step), None)
+    with torch.no_grad(): z = here.gather(two.represent(torch.ones(3, T, dtype=torch.int64), torch.ones(3, T, dtype=torch.int64)))
+    return list(z.view(2, here.size, 3, D).transpose(0, 1).flatten(1))
+
+def order(folder, processes, epochs=2, n=37):
+    "Sentences of each batch of this process, as the trainer's loader gives them"
+    items = [{'row': i} for i in range(n)]
+    arguments = training_arguments(TrainConfig(batch=8, epochs=1., precision='fp32'), folder, 3, processes=processes)
+    trainer = _Trainer(nn.Linear(1, 1), arguments, train_dataset=items, data_collator=lambda x: {'rows': [i['row'] for i in x]})
+    loader = trainer.get_train_dataloader()
+    return [(loader.set_epoch(e), [b['rows'] for b in loader])[1] for e in range(epochs)]
+
+def refusals(here, folder):
+    "What each process says of a run that cannot start: of the data, and of a folder in use"
+    def said(*changes, out):
+        with pytest.raises(UserError) as e: run(load_experiment('smoke', changes)[0], out, progress=False)
+        every = [None]*here.size
+        torch.distributed.all_gather_object(every, str(e.value))
+        return every
+    found = [said("data.corpus=['nowhere']", out=f'{folder}/nowhere'), said('train.batch=30' if here.size == 4 else 'train.batch=15', out=f'{folder}/batch')]
+    with run_folder(settle(load_experiment('smoke')[0])[0], f'{folder}/used') if here.first else nullcontext(): found.append(said(out=f'{folder}/used'))
+    return found
+
+def work(rank, size, port, folder):
+    "What each process does; the first writes what was found"
+    torch.set_num_threads(1)
+    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(size), MASTER_ADDR='127.0.0.1', MASTER_PORT=str(port), HF_HUB_OFFLINE='1')
+    here = join_processes()
+    uneven = tuple(map(len, torch.arange(B-1).tensor_split(size)))
+    found = {'even': compare(here, (B//size,)*size, True), 'uneven': compare(here, uneven, False), 'reductions': count_reductions(here),
+             'views': [views_of_one_sentence(here, s, seeded) for s, seeded in ((0, True), (4, True), (0, False))]}
+    mine = order(folder, here)
+    found['order'] = [[here.rows(b) for b in epoch] for epoch in mine]
+    found['refusals'] = refusals(here, folder)
+    assert here.tell(rank) == 0
+    here.wait()
+    if here.first: Path(folder, 'found.pickle').write_bytes(pickle.dumps(found))
+
+@pytest.fixture(scope='module', params=[2, 4])
+def found(request, tmp_path_factory):
+    "What `size` processes found together"
+    size, folder = request.param, tmp_path_factory.mktemp(f'processes{request.param}')
+    context = multiprocessing.get_context('forkserver')
+    context.set_forkserver_preload(['sfr_repro.train.run', 'sfr_repro.train.trainer'])
+    with socket.socket() as s:
+        s.bind(('127.0.0.1', 0))
+        port = s.getsockname()[1]
+    processes = [context.Process(target=work, args=(r, size, port, str(folder))) for r in range(size)]
+    for p in processes: p.start()
+    for p in processes: p.join(120)
+    assert [p.exitcode for p in processes] == [0]*size
+    return size, pickle.loads((folder/'found.pickle').read_bytes())
+
+def test_loss_and_gradient_are_those_of_one_process(found):
+    size, seen = found
+    for kind in ('even', 'uneven'):
+        wrong = {k: e for k, e in seen[kind].items() if not k.endswith('control') and not e < 1e-9}
+        assert not wrong, wrong
+        assert {k.split()[0] for k in seen[kind]} == set(LOSSES)
+        assert {k.split()[0] for k in seen[kind] if ' tiled ' in k} == {n for n in LOSSES if tiled(n)} > {'infonce', 'met'}
+
+def test_a_plain_gather_has_one_wth_of_the_gradient(found):
+    size, seen = found
+    controls = {k: e for k, e in seen['even'].items() if k.endswith('control')}
+    assert {k.split()[0] for k in controls} == set(LOSSES)
+    assert max(controls.values()) < 1e-9, 'times the number of processes it is the gradient'
+
+def test_one_all_reduce_a_step(found):
+    size, seen = found
+    assert seen['reductions'] == {'at once': 1, 'in chunks': 1, 'control': B//size}
+
+def test_dropout_differs_between_processes_and_after_resuming(found):
+    size, seen = found
+    start, resumed, unseeded = seen['views']
+    everything = [*start, *resumed[1:]]                    # the first process keeps its stream at the start
+    assert all(not torch.equal(a, b) for i, a in enumerate(everything) for b in everything[:i])
+    assert all(torch.equal(unseeded[0], x) for x in unseeded), 'without seeds of their own all would have one mask'
+
+def test_sampling_neither_repeats_nor_loses_a_sentence(found, tmp_path):
+    size, seen = found
+    alone = order(tmp_path, None)
+    assert seen['order'] == alone, 'the batches of one process, in its order'
+    assert alone[0] != alone[1]
+    for epoch in alone: assert [len(b) for b in epoch] == [8]*4 and len({i for b in epoch for i in b}) == 32
+
+def test_each_process_is_told_why_a_run_cannot_start(found):
+    size, seen = found
+    nowhere, shared, used = seen['refusals']
+    for every, words in ((nowhere, "corpus is 'nowhere'"), (shared, f'{size} processes share it, so it must be a multiple of {size}'), (used, 'another run is writing here')):
+        assert len(every) == size and set(every) == {every[0]} and words in every[0]
+
+CODE = '''
+import sys
+from sfr_repro.core.config import load_experiment
+from sfr_repro.train.run import run
+config, = load_experiment("smoke", ("train.steps=12", "train.eval_every=3", "encoder.dropout=0.0", "train.precision=fp32"))
+print(run(config, sys.argv[1], progress=False, minutes=0.))
+'''
+
+def torchrun(*args, size=2, **kwargs):
+    return subprocess.Popen([sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node', str(size), *map(str, args)], text=True, start_new_session=True,
+                            env={**os.environ, 'HF_HUB_OFFLINE': '1', 'OMP_NUM_THREADS': '1'}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **kwargs)
+
+def children(pid):
+    return [int(p) for t in Path(f'/proc/{pid}/task').iterdir() for p in (t/'children').read_text().split()]
+
+@pytest.mark.once
+def test_a_process_that_dies_ends_the_others_and_one_goes_on_alone(tmp_path):
+    "Two processes, the second killed after the first checkpoint; then one process resumes and ends where one alone ends"
+    (tmp_path/'code.py').write_text(CODE)
+    together = torchrun(tmp_path/'code.py', tmp_path/'runs')
+    while not list(tmp_path.glob('runs/*/checkpoint-*/complete')):
+        assert together.poll() is None, together.stderr.read()
+        time.sleep(.05)
+    workers = children(together.pid)
+    assert len(workers) == 2
+    started = time.monotonic()
+    os.kill(workers[1], signal.SIGKILL)
+    said = together.communicate(timeout=60)[1]
+    assert time.monotonic()-started < 60 and together.returncode and 'SIGKILL' in said
+    assert not any(Path(f'/proc/{p}').exists() for p in workers) and not list(tmp_path.glob('runs/*/record.json'))
+    step = max(int(p.parent.name.split('-')[1]) for p in tmp_path.glob('runs/*/checkpoint-*/complete'))
+    config, = load_experiment('smoke', ('train.steps=12', 'train.eval_every=3', 'encoder.dropout=0.0', 'train.precision=fp32'))
+    ended, alone = (read_record(run(config, tmp_path/o, progress=False)) for o in ('runs', 'alone'))
+    assert 3 <= step < 12 and [p.step for p in ended.trajectory] == [p.step for p in alone.trajectory] == [0, 3, 6, 9, 12]
+    for a, b in zip(ended.trajectory[1:], alone.trajectory[1:], strict=True):       # no dropout: only rounding differs
+        assert abs(a.loss-b.loss) < 1e-4*b.loss and abs(a.metrics['grad_norm']-b.metrics['grad_norm']) < 1e-3*b.metrics['grad_norm']
+
+@pytest.mark.once
+def test_a_run_by_two_processes_from_the_command_line(tmp_path):
+    "The same file, another command: one record, one line per run; then a batch that cannot be shared"
+    (tmp_path/'x.toml').write_text('preset = "smoke"\nseeds = [0]\n[loss]\nname = "softcse_weight"\ntile = 5\n[teacher]\nname = "sfr-mini"\n[train]\nsteps = 2\nchunk = 3\n')
+    (tmp_path/'cli.py').write_text('from sfr_repro.cli import main; main()')
+    done = torchrun(tmp_path/'cli.py', 'run', 'x.toml', cwd=tmp_path)
+    out, err = done.communicate(timeout=300)
+    assert not done.returncode, err
+    record = read_record(next(tmp_path.glob('runs/*/record.json')))
+    assert record.device.name.endswith(', 2 processes') and record.config['train']['chunk'] == 3
+    assert [p.step for p in record.trajectory] == [0, 2]
+    assert {p.name for p in next(tmp_path.glob('runs/*')).iterdir()} == {'.lock', 'inputs.json', 'model', 'record.json', 'tensorboard'}
+    refused = torchrun(tmp_path/'cli.py', 'run', 'x.toml', '--set', 'train.batch=15', cwd=tmp_path)
+    out, err = refused.communicate(timeout=300)
+    assert refused.returncode and 'train.batch is 15: 2 processes share it, so it must be a multiple of 2' in err
+    assert 'sfr_repro/train' not in err and len(list(tmp_path.glob('runs/*'))) == 1

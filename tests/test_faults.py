@@ -1,0 +1,126 @@
+"""What a machine may do to a run: kill it anywhere, fill the disk, start it twice.
+
+`SFR_KILLS=20 pytest tests/test_faults.py` kills at twenty random moments; the suite at four. Each run is killed twice, once
+anywhere and once in the middle of a save. Runs start from a fork server that has imported the package once.
+"""
+import json
+import multiprocessing
+import os
+import random
+import resource
+import shutil
+import signal
+import threading
+import time
+from pathlib import Path
+import pytest
+from safetensors.torch import load_file
+from sfr_repro.core.config import load_experiment
+from sfr_repro.core.notation import UserError
+from sfr_repro.core.records import equal_records, read_record
+from sfr_repro.train import run as run_module
+from sfr_repro.train.run import RunError, run
+from sfr_repro.train.trainer import BEST, _Trainer
+
+pytestmark = pytest.mark.once
+CONTEXT = multiprocessing.get_context('forkserver')
+KILLS = int(os.environ.get('SFR_KILLS', 4))
+ENDED = {'.lock', 'inputs.json', 'model', 'record.json', 'tensorboard'}
+
+def setting(): return load_experiment('smoke', ('train.steps=9', 'train.eval_every=3', 'train.chunk=10'))[0]
+
+def limit(size): resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
+
+def die_in_a_save(after):
+    "SIGKILL from within, some seconds after the first save of this process has begun; a faster disk waits for it half-way"
+    save = _Trainer._save_checkpoint
+    def dying(*args):
+        threading.Timer(after, os.kill, (os.getpid(), signal.SIGKILL)).start()
+        return save(*args)
+    _Trainer._save_checkpoint, _Trainer._save_rng_state = dying, lambda *args: time.sleep(60)
+
+def child(out, dies, largest, largest_record):
+    "One run, with a bound on the size of all files, or of those written from the record on; a mistake goes to a file"
+    if dies is not None: die_in_a_save(dies)
+    if largest: limit(largest)
+    if largest_record:
+        write = run_module.write_record
+        def full(record, path): limit(largest_record); return write(record, path)
+        run_module.write_record = full
+    try: run(setting(), out, progress=False, minutes=0.)
+    except UserError as e:
+        limit(resource.RLIM_INFINITY)
+        Path(out).parent.joinpath('said').write_text(str(e))
+        os._exit(2)
+
+def start(out, dies=None, largest=None, largest_record=None):
+    CONTEXT.set_forkserver_preload(['sfr_repro.train.run', 'sfr_repro.train.trainer'])
+    p = CONTEXT.Process(target=child, args=(str(out), dies, largest, largest_record))
+    p.start()
+    return p
+
+def finish(out, **limits):
+    p = start(out, **limits)
+    p.join()
+    return p.exitcode
+
+def record_of(out): return read_record(next(Path(out).glob('*/record.json')))
+
+def unmarked(out): return [p for p in Path(out).glob('*/checkpoint-*') if not (p/'complete').exists()]
+
+def check_whole(out):
+    "No file is half-written under its own name, in a folder of a run that was killed"
+    for p in Path(out).glob('*/*.json'): json.loads(p.read_text())
+    for p in Path(out).glob(f'*/{BEST}'): assert load_file(p)
+    for p in Path(out).glob('*/model/model.safetensors'): assert load_file(p)
+    for p in Path(out).glob('*/checkpoint-*/complete'):
+        assert load_file(p.parent/'model.safetensors') and load_file(p.parent/BEST) and json.loads((p.parent/'trajectory.json').read_text())
+
+@pytest.fixture(scope='module')
+def whole(tmp_path_factory):
+    "The record of a run that nothing happens to"
+    out = tmp_path_factory.mktemp('whole')/'runs'
+    assert finish(out) == 0
+    return record_of(out)
+
+def test_kill_9_at_random_moments(whole, tmp_path):
+    draw, in_a_save = random.Random(0), 0
+    for k in range(KILLS//2):
+        out = tmp_path/f'run{k}'
+        for moment in ('any', 'save'):
+            process = start(out, dies=.02+draw.random()*.06 if moment == 'save' else None)
+            process.join(draw.random()*whole.seconds if moment == 'any' else None)
+            if process.is_alive(): os.kill(process.pid, signal.SIGKILL)
+            process.join()
+            in_a_save += bool(unmarked(out))
+            check_whole(out)
+        assert finish(out) == 0
+        assert equal_records(record_of(out), whole), f'run {k}'
+        assert {p.name for p in next(out.iterdir()).iterdir()} == ENDED
+        shutil.rmtree(out)
+    assert in_a_save >= KILLS//4, 'too few kills fell into a save'      # a run killed after its last save has none to die in
+    print(f'{2*(KILLS//2)} kills, {in_a_save} of them left a checkpoint half-written')
+
+def test_a_full_disk_costs_nothing_that_was_whole(whole, tmp_path):
+    "A real error of the kernel: files may not be larger than 40 MB, and a checkpoint's optimiser state is"
+    out = tmp_path/'runs'
+    process = start(out)
+    while not (marked := list(out.glob('*/checkpoint-*/complete'))): assert process.is_alive(); time.sleep(.02)
+    os.kill(process.pid, signal.SIGKILL); process.join()
+    step = max(int(p.parent.name.split('-')[1]) for p in marked)
+    assert finish(out, largest=40_000_000) == 2
+    assert 'the disk is full' in (tmp_path/'said').read_text() and not list(out.glob('*/record.json'))
+    check_whole(out)
+    assert next(out.glob(f'*/checkpoint-{step}/complete')).exists()
+    assert finish(out, largest_record=1000) == 2             # and then while the record is written
+    assert not list(out.glob('*/record.json')) and list(out.glob('*/checkpoint-*/complete'))
+    check_whole(out)
+    assert finish(out) == 0 and equal_records(record_of(out), whole)
+    assert {p.name for p in next(out.iterdir()).iterdir()} == ENDED
+
+def test_two_runs_in_one_folder(tmp_path):
+    process = start(tmp_path)
+    while not list(tmp_path.glob('*/inputs.json')): assert process.is_alive(); time.sleep(.02)
+    with pytest.raises(RunError, match='another run is writing here'): run(setting(), tmp_path, progress=False)
+    assert process.is_alive()
+    process.kill(); process.join()

@@ -1,0 +1,131 @@
+"The plan: counted against PyTorch's own counter, the facts it rests on, its errors, and the rehearsal of large runs"
+import subprocess, sys
+from dataclasses import replace
+import pytest, torch
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import BertConfig, BertModel, RobertaConfig, RobertaModel
+
+from conftest import ROOT, quiet
+from sfr_repro.core.config import TrainConfig, load_experiment
+from sfr_repro.core.notation import UserError
+from sfr_repro.core.records import read_record, read_records
+from sfr_repro.encode.encoder import YARDSTICK, SentenceEncoder, make_head, tokenize
+from sfr_repro.losses.registry import make_loss
+from sfr_repro.train.plan import (DEV, DEVICES, TEST, Device, encoder_shape, forward_flops, loss_flops, measured_share, memory_of, plan, plan_steps,
+                                  plan_table, plan_text, rehearse, show_time, stand_in, step_flops, work_of)
+from sfr_repro.train.trainer import TwoViews, freeze_embeddings
+
+PAPER = ROOT/'nbs/experiments/paper'
+def paper(name, *more): return load_experiment(PAPER/f'infonce_{name}.toml', more)[0]
+def embedded(*more): return load_experiment('embedded', more)[0]
+
+@pytest.mark.once
+@pytest.mark.parametrize('cls,config,first', [(BertModel, BertConfig, 5), (RobertaModel, RobertaConfig, 5)])
+@pytest.mark.parametrize('frozen,head,loss', [(False, 'none', 'infonce'), (True, 'linear', 'barlow_twins_repaired')])
+def test_work_of_a_step_is_what_the_counter_counts(cls, config, first, frozen, head, loss):
+    made = config(vocab_size=60, hidden_size=24, num_hidden_layers=2, num_attention_heads=3, intermediate_size=40, max_position_embeddings=40)
+    encoder = SentenceEncoder(cls(made, add_pooling_layer=False), None, pooler='mean')
+    if frozen: freeze_embeddings(encoder.model)
+    module = TwoViews(encoder, make_head(head, 24), make_loss(loss)).train()
+    with FlopCounterMode(display=False) as counter: module(torch.randint(first, 60, (6, 11)), torch.ones(6, 11, dtype=torch.long))['loss'].backward()
+    shape = replace(encoder_shape('sfr-mini'), layers=2, width=24, inner=40, heads=3, vocabulary=60, positions=40)
+    assert shape.parameters == sum(p.numel() for p in cls(made, add_pooling_layer=False).parameters())
+    assert step_flops(shape, TrainConfig(batch=6, steps=1), 11, make_loss(loss), frozen=frozen, head=head) == counter.get_total_flops()
+    assert step_flops(shape, TrainConfig(batch=6, steps=1), 12, make_loss(loss), frozen=frozen, head=head) != counter.get_total_flops()
+
+@pytest.mark.once
+def test_chunks_cost_one_forward_pass_more():
+    s, loss = encoder_shape('bert-base-uncased'), make_loss('infonce')
+    whole, chunked, one = (step_flops(s, TrainConfig(batch=64, steps=1, chunk=c), 32, loss) for c in (None, 16, 64))
+    assert chunked-whole == forward_flops(s, 128*32, 128*32**2) and one == whole
+    assert chunked/whole == pytest.approx(4/3, rel=1e-3)
+    assert whole == pytest.approx(64*32.84e9, rel=1e-3)         # PEERS' hand count of a BERT-base step with 64 sentences
+
+@pytest.mark.once
+def test_memory_falls_with_the_chunk_and_with_frozen_embeddings():
+    bert = paper('bert')
+    small, loose = (replace(bert, train=replace(bert.train, chunk=16)), replace(bert, encoder=replace(bert.encoder, freeze_embeddings=False)))
+    a, b, c = (memory_of(x, 'fp32') for x in (bert, small, loose))
+    assert b['activations'] == a['activations']*16/128 and {k: v for k, v in a.items() if k != 'activations'} == {k: v for k, v in b.items() if k != 'activations'}
+    assert c['gradients']-a['gradients'] == 4*encoder_shape('bert-base-uncased').embeddings and a['AdamW'] == 2*a['gradients']
+    assert memory_of(bert, 'bf16', gpu=True)['activations'] < memory_of(bert, 'bf16')['activations'] < a['activations']
+
+def test_sentences_of_the_evaluation(data_folder):
+    "The constants that a plan rests on, counted again"
+    from sfr_repro.data.sts import STS_SETS, load_sts
+    from sfr_repro.evaluate.sts import distinct_sentences
+    tokenizer = SentenceEncoder.from_pretrained(YARDSTICK).tokenizer
+    for said, sets in ((DEV, [load_sts('STS-B', 'dev')]), (TEST, [load_sts(n, 'test') for n in STS_SETS])):
+        n = [len(x) for x in tokenize(tokenizer, list(distinct_sentences(sets)), 512)]
+        assert (len(n), sum(n), sum(x*x for x in n)) == (said.sentences, said.tokens, said.squares)
+
+@pytest.mark.once
+def test_a_plan_adds_up():
+    for c in (paper('bert'), paper('roberta'), embedded()):
+        for d in DEVICES:
+            p = plan(c, d)
+            assert p.work == work_of(c) and p.seconds.keys() == p.work.keys() and p.total == sum(p.seconds.values())
+            assert ('never run here' in p.assumptions[0]) == DEVICES[d].gpu and len(p.assumptions) == (4 if DEVICES[d].gpu else 3)
+            text = plan_text(p)
+            assert all(k in text for k in (*p.work, *p.assumptions, d)) and str(p) == text
+    table = plan_table([plan(c, d) for c in (paper('bert'), paper('roberta')) for d in DEVICES]).splitlines()
+    assert len(table) == 2+2*len(DEVICES) and len({line.count('|') for line in table}) == 1
+    assert plan_steps(paper('bert')) == 1_000_000//128 and plan_steps(paper('roberta')) == 1_000_000//512 and plan_steps(embedded()) == 200
+
+@pytest.mark.once
+def test_what_bounds_a_small_model_on_a_large_card():
+    small = plan(embedded(), 'h100')
+    assert 'bound the training' in ' '.join(small.assumptions) and small.seconds['training'] == pytest.approx(200*100*4*1e-5)
+    assert 'bound the training' not in ' '.join(plan(paper('roberta'), 'a100').assumptions)
+    assert 'set train.chunk' in plan_text(plan(paper('roberta', 'train.batch=4096'), 'rtx4090')) and 'set train.chunk' not in plan_text(small)
+
+@pytest.mark.once
+def test_a_teacher_and_a_device_of_ones_own():
+    c = embedded("loss.name='softcse_weight'", f"teacher.name='{YARDSTICK}'")
+    assert work_of(c)["the teacher's vectors"] == forward_flops(encoder_shape(YARDSTICK), 20_000*32, 20_000*32**2)
+    one = Device('mine', 1e9, {'bf16': 1e12}, {'bf16': .5}, 0., 'the label on the box')
+    p = plan(embedded(), one)
+    assert p.seconds['training'] == p.work['training']/.5e12 and 'the label on the box' in p.assumptions[0]
+
+@pytest.mark.once
+def test_committed_runs_say_what_two_cores_reach():
+    runs = read_records(ROOT/'nbs/records/runs')
+    share, name = measured_share(runs, DEVICES['cpu2'], 'bf16')
+    assert 0 < share < 1 and name in {r.experiment.name+f'-{r.id}-s{r.seed}' for r in runs}
+    assert measured_share([], DEVICES['cpu2'], 'bf16') is None and measured_share([r for r in runs if r.kind != 'train'], DEVICES['cpu2'], 'bf16') is None
+    assert name in plan_text(plan(embedded(), 'cpu2', runs)) and name not in plan_text(plan(embedded(), 'h100', runs))
+
+@pytest.mark.once
+@pytest.mark.parametrize('seconds,text', [(.04, '0.0 s'), (80, '80.0 s'), (90, '1.5 min'), (5400, '1.5 h'), (129600, '1.5 days')])
+def test_times_for_readers(seconds, text): assert show_time(seconds) == text
+
+@pytest.mark.once
+def test_mistakes_are_one_sentence(tmp_path):
+    def refused(text, f, *args):
+        with pytest.raises(UserError) as e: f(*args)
+        assert text in str(e.value) and '\n' not in str(e.value)
+    refused("device is 'tpu': it must be one of h100, a100, rtx4090, cpu2", plan, embedded(), 'tpu')
+    refused('needs data.sentences', plan, replace(paper('bert'), data=replace(paper('bert').data, sentences=None)), 'h100')
+    refused('has no config.json', encoder_shape, tmp_path)
+    (tmp_path/'config.json').write_text('{"model_type": "albert"}'); (tmp_path/'model.safetensors').touch()
+    refused("and this is 'albert'", encoder_shape, tmp_path)
+    (tmp_path/'config.json').write_text('{')
+    refused('its config is neither here', encoder_shape, tmp_path)
+    refused('there are stand-ins for bert-base-uncased, roberta-base', stand_in, 'sfr-mini', tmp_path)
+
+@pytest.mark.once
+def test_an_encoder_that_is_not_here_is_a_sentence_offline(tmp_path):
+    code = ("from sfr_repro.train.plan import encoder_shape\nfrom sfr_repro.core.notation import UserError\nassert encoder_shape('roberta-base').vocabulary == 50265\n"
+            "try: encoder_shape('nobody/nothing')\nexcept UserError as e: print(e)")
+    done = subprocess.run([sys.executable, '-c', code], **quiet(tmp_path, PYTHONPATH=str(ROOT), HF_HUB_OFFLINE='1', HF_HOME=str(tmp_path)))
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("encoder.name is 'nobody/nothing': its config is neither here nor to be had") and done.stdout.count('\n') == 1
+
+TINY = dict(num_hidden_layers=1, hidden_size=16, num_attention_heads=2, intermediate_size=32)
+
+@pytest.mark.once
+def test_rehearsal_of_roberta_in_chunks(tmp_path):
+    record = read_record(rehearse(paper('roberta'), tmp_path, smaller=TINY, batch=32, chunk=10))
+    assert [p.step for p in record.trajectory] == [0, 2] and record.trajectory[-1].loss > 0
+    assert record.encoder.name.endswith('roberta-base-random-own-bpe') and record.config['train']['chunk'] == 10
+    assert {d.source for d in record.data} == {'embedded'} and record.config['encoder']['head'] == 'tanh-linear'

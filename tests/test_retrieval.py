@@ -1,0 +1,187 @@
+"Collections, exact search and its measures: made-up ones always, the real ones where they are"
+import math, zlib
+from importlib.util import find_spec
+import numpy as np
+import pytest
+
+from sfr_repro.data.retrieval import COUNTS, HUB_RETRIEVAL, RERANKING, RETRIEVAL_SETS, load_retrieval, retrieval_set, retrieval_sets
+from sfr_repro.data.sources import DataError, Source, find_folder
+from sfr_repro.evaluate.retrieval import MEASURES, evaluate_retrieval, measure, rerank, search
+
+FOLDER = find_folder()[0]
+needs_folder = pytest.mark.skipif(FOLDER is None or not (FOLDER/"retrieval").is_dir(), reason="no data folder with collections")
+needs_library = pytest.mark.skipif(find_spec("pytrec_eval") is None, reason="pytrec-eval-terrier is not installed")
+
+def words(sentences, D=512):
+    "Bags of hashed words and a little of everything: no vector is zero, the same on every machine"
+    x = np.full((len(sentences), D), .01, np.float32)
+    for i,s in enumerate(sentences):
+        for w in s.lower().split(): x[i, zlib.crc32(w.encode("utf-8","surrogatepass")) % D] += 1
+    return x
+
+def write(folder, **files):
+    folder.mkdir(parents=True, exist_ok=True)
+    for name,lines in files.items(): (folder/f"{name}.tsv").write_text("\n".join(lines)+"\n", encoding="utf-8")
+    return str(folder)
+
+def small(folder, qrels=("1\ta\t1",), queries=("1\tWhere is tin?",), corpus=("a\tTin\tmelts.","b\t\tIron.")):
+    return write(folder, corpus=["docid\ttitle\ttext",*corpus], queries=["qid\ttext",*queries], qrels=["qid\tdocid\trel",*qrels])
+
+# --- data -------------------------------------------------------------------------------------------------------------
+
+BAD = {"an unknown document": (dict(qrels=("1\tz\t1",)), "qrels.tsv line 2 judges the document 'z', which own does not have"),
+       "an unknown query": (dict(qrels=("1\ta\t1","9\ta\t1")), "qrels.tsv line 3 judges for the query '9'"), "an empty query": (dict(queries=("1\t  ",)), "queries.tsv line 2 has an empty query"),
+       "a grade below 0": (dict(qrels=("1\ta\t-1",)), "qrels.tsv line 2 has the grade '-1'"), "a word for a grade": (dict(qrels=("1\ta\tyes",)), "qrels.tsv line 2 has the grade 'yes'"),
+       "a document twice": (dict(corpus=("a\t\tTin.","a\t\tIron.")), "corpus.tsv line 3 has the identifier 'a', as a row before it has"), "no document": (dict(corpus=()), "own has no document"),
+       "nothing of use": (dict(qrels=("1\ta\t0",)), "own has no query with a judgement above 0"), "a column short": (dict(queries=("1",)), "queries.tsv line 2 has 1 columns"),
+       "two grades": (dict(qrels=("1\ta\t1","1\ta\t2")), "qrels.tsv line 3 judges the document 'a' for the query '1' a second time")}
+
+@pytest.mark.parametrize("kind", BAD)
+def test_bad_rows_are_named_by_file_and_line(kind, tmp_path):
+    change,said = BAD[kind]
+    with pytest.raises(DataError) as e: load_retrieval(small(tmp_path/"own", **change))
+    assert said in str(e.value) and "\n" not in str(e.value)
+
+def test_any_folder_by_its_path(tmp_path):
+    own = load_retrieval(small(tmp_path/"own"))
+    assert (own.docs, own.queries, own.judged, own.source) == (["Tin melts.","Iron."], ["Where is tin?"], [{0:1}], "file")
+    with pytest.raises(DataError, match="nowhere is not there: its folder holds own"): load_retrieval(str(tmp_path/"nowhere"))
+    assert str(tmp_path) not in str(own.describe())
+
+def test_a_rerank_file_with_repeated_candidates(tmp_path):
+    head = "split\tqid\tlabel\tquestion\tsentence"
+    own = load_retrieval(write(tmp_path/"own", rerank=[head, "test\t1\t0\tWhen?\tNow.", "test\t1\t1\tWhen?\tNow.", "test\t1\t0\tWhen?\tNever.", "dev\t9\t1\tWho?\tI."]))
+    assert (own.docs, own.candidates, own.judged) == (["Now.","Never."], [[0,1]], [{0:1,1:0}])
+    with pytest.raises(DataError, match="line 3 has another question for '1'"): load_retrieval(write(tmp_path/"own", rerank=[head, "test\t1\t1\tWhen?\tNow.", "test\t1\t0\tWho?\tI."]))
+    with pytest.raises(DataError, match="has no row with split 'test'"): load_retrieval(write(tmp_path/"own", rerank=[head, "dev\t1\t1\tWhen?\tNow."]))
+
+def test_hub_ids_are_pinned_and_offline_is_one_sentence(monkeypatch):
+    assert all(len(h.revision)==40 for h in HUB_RETRIEVAL.values()) and set(RERANKING) <= set(HUB_RETRIEVAL)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1"); monkeypatch.setenv("SFR_DATA", "none")
+    assert retrieval_sets() == ()
+    for name in ("cisi","SciFact"):
+        with pytest.raises(DataError, match=f"{name} cannot be had: the source is embedded .*which has no collection to search"): load_retrieval(name)
+
+def test_hub_sets_from_a_mirror(tmp_path):
+    from datasets import Dataset
+    place = tmp_path/HUB_RETRIEVAL["SciFact"].repo; place.mkdir(parents=True)
+    tables = dict(corpus=[dict(_id="4", title="Tin", text="melts."), dict(_id="7", title="", text="Iron.")], queries=[dict(_id="1", text="tin?"), dict(_id="2", text="lead?")],
+                  default=[{"query-id":"1","corpus-id":"4","score":1}])
+    (place/"README.md").write_text("---\nconfigs:\n"+"".join(f"- config_name: {c}\n  data_files:\n  - split: {c if c!='default' else 'test'}\n    path: {c}.parquet\n" for c in tables)+"---\n")
+    for c,rows in tables.items(): Dataset.from_list(rows).to_parquet(place/f"{c}.parquet")
+    found = load_retrieval("SciFact", Source("hub", tmp_path))
+    assert (found.docs, found.queries, found.judged, found.source) == (["Tin melts.","Iron."], ["tin?"], [{0:1}], "mirror mteb/scifact")
+    Dataset.from_list([{"query-id":"1","corpus-id":"5","score":1}]).to_parquet(place/"default.parquet")
+    with pytest.raises(DataError, match="mirror mteb/scifact row 1 judges the document '5'"): load_retrieval("SciFact", Source("hub", tmp_path))
+
+# --- search -----------------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("block", ((256,16384), (3,7), (1,1), (5,40)))
+def test_search_is_a_sort_of_all_scores_whatever_the_blocks(block):
+    g = np.random.default_rng(0)
+    docs,queries = g.integers(-2, 3, (60,4)).astype(np.float32)+.5, g.integers(-2, 3, (9,4)).astype(np.float32)+.5   # many ties
+    unit = lambda x: x.astype(np.float64)/np.linalg.norm(x.astype(np.float64), axis=1, keepdims=True)
+    scores = (unit(queries)@unit(docs).T).round(9)
+    order = np.stack([np.lexsort((np.arange(60), -row)) for row in scores])
+    assert sum(len(set(row)) < 55 for row in scores) > 5                # there are ties
+    for depth in (1, 20, 60, 1000):
+        found,cosine = search(queries, docs, depth, block=block)
+        assert found.tolist() == order[:,:depth].tolist()
+        np.testing.assert_allclose(cosine, np.take_along_axis(scores, found, 1), atol=1e-8)
+        assert not np.array_equal(search(queries, docs[::-1], depth, block=block)[0], found)    # control: positions count
+
+def test_search_never_holds_the_whole_matrix(monkeypatch):
+    import sfr_repro.evaluate.retrieval as r
+    largest = []
+    cat = r.torch.cat
+    monkeypatch.setattr(r.torch, "cat", lambda xs, dim: largest.append(sum(x.numel() for x in xs)) or cat(xs, dim))
+    g = np.random.default_rng(0)
+    search(g.normal(size=(50,8)), g.normal(size=(900,8)), 10, block=(20,100))
+    assert max(largest) == 20*(100+10) < 50*900 and len(largest) == 27
+
+def test_what_is_skipped_is_not_found_and_nothing_else_changes():
+    g = np.random.default_rng(0)
+    docs,queries = g.normal(size=(30,5)), g.normal(size=(4,5))
+    plain,skipped = search(queries, docs, 30)[0], search(queries, docs, 30, {2:int(search(queries, docs, 1)[0][2,0])}, block=(3,7))[0]
+    assert (plain[[0,1,3]] == skipped[[0,1,3]]).all() and skipped[2].tolist() == [*plain[2,1:], -1]
+
+def test_rerank_is_search_among_candidates():
+    g = np.random.default_rng(0)
+    docs,query = g.normal(size=(30,5)), g.normal(size=(1,5))
+    assert rerank(query, docs).tolist() == search(query, docs, 30)[0][0].tolist()
+
+# --- measures ---------------------------------------------------------------------------------------------------------
+
+def loops(ranking, grades):
+    gain = [grades.get(d, 0) for d in ranking if d >= 0]
+    dcg = lambda values: sum(v/math.log2(r+1) for r,v in enumerate(values[:10], 1))
+    R = sum(v > 0 for v in grades.values())
+    hits = lambda r: sum(v > 0 for v in gain[:r])
+    return [dcg(gain)/dcg(sorted(grades.values(), reverse=True)), sum(hits(r)/r for r,v in enumerate(gain[:1000], 1) if v)/R,
+            next((1/r for r,v in enumerate(gain[:10], 1) if v), 0), hits(100)/R]
+
+@needs_library
+def test_measures_equal_their_equations():
+    g = np.random.default_rng(0)
+    ranked = [list(map(int, g.permutation(1500)[:g.integers(1,1000)])) for _ in range(300)]
+    judged = [{int(d): int(g.integers(0,5)) for d in g.permutation(1500)[:40]} | {0:1} for _ in ranked]
+    found = measure(ranked, judged)
+    np.testing.assert_allclose(np.stack(list(found.values()), 1), [loops(r,j) for r,j in zip(ranked, judged)], rtol=1e-6, atol=1e-12)
+    assert list(found) == list(MEASURES)
+
+@needs_library
+def test_a_query_is_not_its_own_answer_but_a_namesake_is_a_document():
+    docs = [("r","1","tin and iron"), ("r","2","tin then iron"), ("r","3","lead")]
+    score = lambda text: evaluate_retrieval(words, sets=retrieval_set("own", docs, [("r","1",text)], [("r","1","2",1)])).scores["own"].measures["mrr@10"]
+    assert score("tin and iron") == 1 and score("tin and iron too") == .5
+
+@needs_library
+def test_groups_take_the_best_of_their_queries():
+    from dataclasses import replace
+    docs = [("r",d,t) for d,t in dict(a="rain", b="hail", c="football").items()]
+    queries = [("r","1-0","football"), ("r","1-1","hail")]
+    data = retrieval_set("own", docs, queries, [("r",q,d,int(d=="b")) for q in ("1-0","1-1") for d in "abc"], candidates={q:list("abc") for q in ("1-0","1-1")})
+    assert evaluate_retrieval(words, sets=data)["own"] == pytest.approx((1/3+1)/2)    # c, a, b for the first, b in front for the second
+    assert evaluate_retrieval(words, sets=replace(data, group=[1,1])).scores["own"].queries == 1
+
+@needs_library
+def test_long_empty_and_foreign_texts():
+    from sfr_repro.encode.encoder import SentenceEncoder
+    docs = [("r","long","tin "*25_000), ("r","empty",""), ("r","half","half \ud800 a pair"), ("r","снег","Снег и лёд 雪 שלג"), ("r","plain","Tin melts early.")]
+    data = retrieval_set("own", docs, [("r","q","Where does tin melt?")], [("r","q","plain",1)])
+    result = evaluate_retrieval(SentenceEncoder.from_pretrained("sfr-mini", precision="fp32"), sets=data, progress=False)
+    assert len(docs[0][2]) == 100_000 and 0 < result["own"] <= 1 and result.scores["own"].queries == 1
+
+def spoil(value, at):
+    def encode(sentences): x = words(sentences); x[at] = value; return x
+    return encode
+
+REFUSED = {"nan": (spoil(np.nan, 0), "row q: the vector of this query holds values that are not finite, as do 0 more of 1"), "zero": (spoil(0, 2), "row b: the vector of this document is zero"),
+           "constant": (lambda s: np.ones((len(s),3), np.float32), "own cannot be scored: the vectors of its 2 documents all have one direction"), "a name": ("bert", "encoder is str")}
+
+@pytest.mark.parametrize("kind", REFUSED)
+def test_bad_vectors_are_refused(kind):
+    encoder,said = REFUSED[kind]
+    data = retrieval_set("own", [("row a","a","tin"),("row b","b","iron")], [("row q","q","ore")], [("row","q","a",1)])
+    with pytest.raises(ValueError) as e: evaluate_retrieval(encoder, sets=data)
+    assert said in str(e.value) and "\n" not in str(e.value)
+
+def test_without_the_library_the_error_names_it(monkeypatch):
+    monkeypatch.setattr("sfr_repro.evaluate.retrieval.find_spec", lambda name: None)
+    with pytest.raises(ValueError, match="pip install pytrec-eval-terrier"): measure([[0]], [{0:1}])
+
+# --- the real collections ---------------------------------------------------------------------------------------------
+
+@needs_folder
+def test_the_real_collections_are_read_whole():
+    found = {n: load_retrieval(n, FOLDER) for n in RETRIEVAL_SETS}
+    for name,counts in COUNTS.items():
+        if counts: assert (len(found[name].docs), len(found[name])) == counts[:2]
+    assert [len(found["quora_dup"]._twins), len(found["cranfield"]._twins)] == [3846, 0] and found["trecqa"].reranking
+
+@needs_folder
+@needs_library
+def test_bags_of_words_find_abstracts():
+    result = evaluate_retrieval(words, sets="cranfield", source=FOLDER).scores["cranfield"].measures
+    chance = evaluate_retrieval(lambda s: np.random.default_rng(0).permutation(words(s)), sets="cranfield", source=FOLDER).scores["cranfield"].measures
+    assert all(result[m] > 3*chance[m] for m in MEASURES)

@@ -1,0 +1,134 @@
+"All tasks in one pass: each text once, vectors that survive a kill and a second process, one record"
+import os, signal, subprocess, sys, time
+from pathlib import Path
+import numpy as np
+import pytest
+
+from sfr_repro.core.records import read_record
+from sfr_repro.data.sources import DataError
+from sfr_repro.data.sts import sts_set
+from sfr_repro.data.transfer import transfer_set
+from sfr_repro.encode.encoder import SentenceEncoder
+from sfr_repro.evaluate.sts import evaluate_sts
+from sfr_repro.evaluate.tasks import TASKS, cache_folder, evaluate_model, evaluate_tasks, model_key, read_shards, text_key, vectors_of, write_shard
+
+ROOT = Path(__file__).resolve().parents[1]
+
+@pytest.fixture(scope="module")
+def encoder(): return SentenceEncoder.from_pretrained("sfr-mini", precision="fp32")
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch): monkeypatch.setenv("SFR_CACHE", str(tmp_path/"cache"))
+
+def pairs(n=24): return sts_set("own", [(f"row {i}", "", i%6, f"Lamp {i} is on.", f"Lamp {i%5} is off.") for i in range(n)])
+def labelled(n=60): return transfer_set("lamps", [(f"row {i}", "test" if i%3==0 else "train", str(i%2), f"Lamp {i%30} is {'on' if i%2 else 'off'}.") for i in range(n)])
+
+class Counting:
+    def __init__(self): self.seen = []
+    def encode(self, sentences):
+        self.seen += sentences
+        return np.random.default_rng(0).normal(size=(len(sentences),8)).astype(np.float32)
+
+def test_each_distinct_text_is_encoded_once_over_all_tasks():
+    e = Counting()
+    result = evaluate_tasks(e, "sts, transfer", sets=dict(sts=[pairs()], transfer=[labelled()]), progress=False)
+    assert len(e.seen) == len(set(e.seen)) == result.texts and sorted(result.results) == ["sts","transfer"]
+    assert {k.split("/")[0] for k in result.to_metrics()} == {"sts","transfer"} and len(result.data) == 2
+
+def test_sts_alone_gives_what_sts_gives(encoder):
+    data = pairs()
+    assert evaluate_tasks(encoder, "sts", sets=dict(sts=[data]), progress=False)["sts"]["own"] == pytest.approx(evaluate_sts(encoder, sets=data, progress=False)["own"], abs=1e-4)
+
+def test_names_of_tasks():
+    for tasks,said in (("sts,stss", "tasks is 'stss'"), ((), "tasks is empty"), ("", "tasks is ''")):
+        with pytest.raises(ValueError, match=said): evaluate_tasks(Counting(), tasks, progress=False)
+
+def test_what_a_source_lacks_is_an_error_by_name_and_left_out_otherwise(encoder, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1"); monkeypatch.setenv("SFR_DATA", "none")
+    for task in ("transfer","retrieval"):
+        with pytest.raises(DataError, match=f"{task} cannot be evaluated: the source is embedded"): evaluate_tasks(encoder, task, progress=False)
+    result = evaluate_tasks(encoder, progress=False)
+    assert sorted(result.results) == ["geometry","sts"] and sorted(result.skipped) == ["retrieval","transfer"]
+    table = result.table()
+    assert "| sts | mini-sts | spearman |" in table and "Without transfer: the source is embedded" in table and "smoke-level" in table
+    layers = {k.split("/")[3] for k in result.to_metrics() if k.startswith("geometry/mini-sts/test/")}
+    assert layers == {f"layer{l}" for l in range(encoder.model.config.num_hidden_layers+1)}
+
+# --- vectors that are kept --------------------------------------------------------------------------------------------
+
+def test_shards_are_found_again_by_text_and_model(encoder, tmp_path):
+    texts = ["A lamp.", "", "half \ud800 a pair", "雪と氷", "a\u0000b"]
+    folder,x = cache_folder(encoder), np.arange(5*4, dtype=np.float32).reshape(5,4)
+    write_shard(folder, list(map(text_key, texts)), x)
+    out = np.zeros((6,4), np.float32)
+    there = read_shards(folder, {text_key(t):i for i,t in enumerate([*texts[::-1], "unknown"])}, out)
+    assert there.tolist() == [True]*5+[False] and (out[:5] == x[::-1]).all()
+    assert sorted(p.suffix for p in folder.iterdir()) == [".npz"]
+    other = SentenceEncoder.from_pretrained("sfr-mini", precision="fp32", pooler="max")
+    assert cache_folder(other) != folder and model_key(other) == model_key(other)
+
+@pytest.mark.parametrize("what", ("cut","zip","width"))
+def test_a_damaged_file_is_named(encoder, what):
+    folder = cache_folder(encoder)
+    write_shard(folder, [text_key("A lamp.")], np.zeros((1, 3 if what=="width" else encoder.dim), np.float32))
+    path = next(folder.glob("*.npz"))
+    if what == "cut": path.write_bytes(path.read_bytes()[:-30])
+    if what == "zip": path.write_bytes(b"PK\x03\x04 and then something else")
+    with pytest.raises(ValueError, match=f"{path.name}: not a file of vectors of this model"): vectors_of(encoder, ["A lamp.", "Rain."])
+
+def test_a_cache_that_cannot_be_written_is_named(encoder, tmp_path):
+    (tmp_path/"file").write_text("")
+    with pytest.raises(ValueError, match="cannot be written"): vectors_of(encoder, ["A lamp."], tmp_path/"file")
+
+def test_cache_off_keeps_nothing(encoder, tmp_path):
+    x = vectors_of(encoder, ["A lamp.", "Rain."], False)
+    assert not (tmp_path/"cache").exists()
+    assert (vectors_of(encoder, ["A lamp.", "Rain."], None) == x).all() and len(list((tmp_path/"cache").rglob("*.npz"))) == 1
+
+SLOW = """
+import sys, time; sys.path.insert(0, sys.argv[1])
+import sfr_repro.evaluate.tasks as t
+class Slow(t.SentenceEncoder):
+    def encode(self, sentences, *, progress=True): time.sleep(.3); return super().encode(sentences, progress=progress)
+t.vectors_of(Slow.from_pretrained("sfr-mini", precision="fp32"), [f"Lamp {i} is on." for i in range(300)], portion=10)
+"""
+
+class Counted(SentenceEncoder):
+    n = 0
+    def encode(self, sentences, *, progress=True): Counted.n += len(sentences); return super().encode(sentences, progress=progress)
+
+@pytest.mark.once
+def test_two_at_once_killed_and_taken_up_again(tmp_path):
+    env = {**os.environ, "SFR_CACHE":str(tmp_path/"shared"), "OMP_NUM_THREADS":"1"}
+    both = [subprocess.Popen([sys.executable, "-c", SLOW, str(ROOT)], env=env) for _ in range(2)]
+    files = lambda: list((tmp_path/"shared").rglob("*.npz"))
+    deadline = time.monotonic()+240
+    while len(files()) < 3 and time.monotonic() < deadline: time.sleep(.05)
+    for p in both: p.send_signal(signal.SIGKILL); p.wait(60)
+    kept,texts = len(files()), [f"Lamp {i} is on." for i in range(300)]
+    assert 3 <= kept < 30
+    encoder = Counted.from_pretrained("sfr-mini", precision="fp32")
+    resumed = vectors_of(encoder, texts, tmp_path/"shared", portion=10)
+    assert Counted.n == 300-10*kept and len(files()) == 30
+    assert (resumed == vectors_of(encoder, texts, False, portion=10)).all()
+
+# --- one record -------------------------------------------------------------------------------------------------------
+
+def test_one_record_that_tables_can_read(tmp_path):
+    from sfr_repro.results.report import sts_scores
+    options = dict(source="embedded", progress=False, out=tmp_path/"runs", precision="fp32")
+    path = evaluate_model("sfr-mini", "all", **options)
+    record = read_record(path)
+    row = sts_scores([record]).iloc[0]
+    assert row["mini-sts"] == pytest.approx(100*record.metrics["sts/mini-sts/test/all/spearman"]) and row.kind == "evaluate"
+    assert not [c for c in row.index if c.startswith(("geometry","layer"))]
+    assert all(len(k.split("/")) == 5 for k in record.metrics) and record.config["evaluate"]["tasks"] == list(TASKS)
+    before = path.read_bytes()
+    assert evaluate_model("sfr-mini", "all", **options) == path and path.read_bytes() == before       # not done twice
+    assert evaluate_model("sfr-mini", "sts", **options) != path
+    assert str(tmp_path) not in before.decode()
+
+def test_a_record_of_other_data_is_not_taken_for_this_one(tmp_path):
+    options = dict(progress=False, out=tmp_path/"runs", precision="fp32")
+    evaluate_model("sfr-mini", "sts", sets=dict(sts=[pairs()]), **options)
+    with pytest.raises(ValueError, match="was made with other data: move it away"): evaluate_model("sfr-mini", "sts", sets=dict(sts=[pairs(23)]), **options)

@@ -102,7 +102,7 @@ def run(
         _say(f"{i}/{len(settings)} {config.run_name}")
         _say(str(run_one(config, out)))
 
-# %% ../nbs/cli.ipynb #dd585682
+# %% ../nbs/cli.ipynb #834811a4
 @app.command()
 def evaluate(
     model:Annotated[str, typer.Argument(help="sfr-mini, a folder, or a name on the Hugging Face hub.")],
@@ -118,7 +118,8 @@ def evaluate(
     from sfr_repro.evaluate.tasks import evaluate_model, tasks_table
     path = evaluate_model(model, tasks, pooler=pooler, precision=precision, rendering=rendering, source=source, out=out)
     r = read_record(path)
-    _say(f"{r.encoder.name}, {r.encoder.pooler} pooling, {r.device.precision}\n{tasks_table(r.metrics, [d.model_dump() for d in r.data])}\n{path}")
+    left = {t:"the source has no data for it" for t in r.config["evaluate"]["tasks"] if not any(k.startswith(t+"/") for k in r.metrics)}
+    _say(f"{r.encoder.name}, {r.encoder.pooler} pooling, {r.device.precision}\n{tasks_table(r.metrics, [d.model_dump() for d in r.data], left)}\n{path}")
 
 # %% ../nbs/cli.ipynb #c899e0f5
 @app.command()

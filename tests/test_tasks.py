@@ -52,7 +52,7 @@ def test_what_a_source_lacks_is_an_error_by_name_and_left_out_otherwise(encoder,
     table = result.table()
     assert "| sts | mini-sts | spearman |" in table and "Without transfer: the source is embedded" in table and "smoke-level" in table
     layers = {k.split("/")[3] for k in result.to_metrics() if k.startswith("geometry/mini-sts/test/")}
-    assert layers == {f"layer{l}" for l in range(encoder.model.config.num_hidden_layers+1)}
+    assert layers == {f"layer:{l}" for l in range(encoder.model.config.num_hidden_layers+1)}
 
 # --- vectors that are kept --------------------------------------------------------------------------------------------
 

@@ -18,7 +18,7 @@ RETRIEVAL_SETS = ("cranfield", "cisi", "quora_dup", "trecqa") # Of the data fold
 COUNTS = { # Set -> documents, queries with a judgement, judgements above 0 (of trecqa: of its split "test")
     "cranfield": (1400, 225, 1612), "cisi": (1460, 76, 3114), "quora_dup": (70780, 3846, 36278), "trecqa": None}
 
-# %% ../../nbs/data/05_retrieval.ipynb #95fe364a
+# %% ../../nbs/data/05_retrieval.ipynb #6e2e38ff
 @dataclass(frozen=True, eq=False)
 class RetrievalSet:
     "Documents, queries, and which document answers which query"
@@ -49,8 +49,9 @@ class RetrievalSet:
     @property
     def _twins(self):
         if "twins" not in self.__dict__:
-            where = {(i,t):k for k,(i,t) in enumerate(zip(self.doc_ids, self.docs))}
-            self.__dict__["twins"] = {q:where[key] for q,key in enumerate(zip(self.query_ids, self.queries)) if key in where}
+            where = {i:k for k,i in enumerate(self.doc_ids)}
+            same = lambda k,t: self.docs[k]==t or self.docs[k].endswith(" "+t)       # a title may stand in front
+            self.__dict__["twins"] = {q:where[i] for q,(i,t) in enumerate(zip(self.query_ids, self.queries)) if i in where and same(where[i], t)}
         return self.__dict__["twins"]
 
     def describe(self)->dict: # Keys `name source rows sha256 rendering`
@@ -59,7 +60,7 @@ class RetrievalSet:
         rows += [(q, self.doc_ids[d], str(g)) for q,j in zip(self.query_ids, self.judged) for d,g in sorted(j.items())]
         return describe(f"retrieval/{self.name}/{self.split}", self.source, rows)
 
-# %% ../../nbs/data/05_retrieval.ipynb #6307316a
+# %% ../../nbs/data/05_retrieval.ipynb #48daeb4d
 def retrieval_set(
     name:str, # Of the set
     docs:Iterable[tuple[str,str,str]], # Place for errors, identifier, text
@@ -85,6 +86,10 @@ def retrieval_set(
     for i in keep:
         if not asked[i].strip(): raise DataError(f"{query_places[i]} has an empty query")
     pick = lambda x: [x[i] for i in keep]
+    for i in keep if candidates is not None else ():
+        if not candidates.get(query_ids[i]): raise DataError(f"{query_places[i]}: the query {query_ids[i]!r} has no candidates")
+        for d in candidates[query_ids[i]]:
+            if d not in doc: raise DataError(f"{query_places[i]}: the query {query_ids[i]!r} has the candidate {d!r}, which {name} does not have")
     lists = None if candidates is None else [[doc[d] for d in candidates[query_ids[i]]] for i in keep]
     return RetrievalSet(name, doc_ids, texts, pick(query_ids), pick(asked), pick(judged), lists, None, split, source, doc_places, pick(query_places))
 

@@ -182,18 +182,18 @@ class TasksResult:
     def to_metrics(self)->dict[str,float]: return tasks_metrics(self)
     def table(self)->str: return tasks_table(self.to_metrics(), self.data, self.skipped)
 
-# %% ../../nbs/evaluate/05_tasks.ipynb #860abc80
+# %% ../../nbs/evaluate/05_tasks.ipynb #d10fa95d
 def tasks_metrics(
     result:TasksResult, # What `evaluate_tasks` gave
-)->dict[str,float]: # For example `{"geometry/STS-B/test/layer4/anisotropy": 0.3}`; see the other evaluations for theirs
+)->dict[str,float]: # For example `{"geometry/STS-B/test/layer:4/anisotropy": 0.3}`; see the other evaluations for theirs
     "A result under the keys of a record"
     metrics = {}
     for task,r in result.results.items():
         if task != "geometry": metrics |= r.to_metrics(); continue
-        for name,values in r.items(): metrics |= {f"geometry/{result.geometry_name}/layer{l}/{name}": v for l,v in enumerate(values) if math.isfinite(v)}
+        for name,values in r.items(): metrics |= {f"geometry/{result.geometry_name}/layer:{l}/{name}": v for l,v in enumerate(values) if math.isfinite(v)}
     return metrics
 
-# %% ../../nbs/evaluate/05_tasks.ipynb #b11fa0de
+# %% ../../nbs/evaluate/05_tasks.ipynb #16a30750
 def tasks_table(
     metrics:Mapping[str,float], # Under the keys of a record
     data:Sequence[Mapping], # Every set read, with its `source`
@@ -206,8 +206,8 @@ def tasks_table(
         rows += [(task, s, measure, f"{100*v:.2f}") for s,v in found.items()]
         if len(found) > 1: rows.append((task, f"average of {len(names := over(tuple(found)))}", measure, f"{100*np.mean([found[n] for n in names]):.2f}"))
     rows += [(t, s, m, f"{100*v:.2f}") for t,s,_,_,m,v in keys if t=="retrieval" or m=="f1"]
-    last = max((int(how[5:]) for t,_,_,how,_,_ in keys if t=="geometry"), default=0)
-    rows += [(t, s, f"{m}, layer {last}", f"{v:.3f}") for t,s,_,how,m,v in keys if t=="geometry" and how==f"layer{last}"]
+    last = max((int(how[6:]) for t,_,_,how,_,_ in keys if t=="geometry"), default=0)
+    rows += [(t, s, f"{m}, layer {last}", f"{v:.3f}") for t,s,_,how,m,v in keys if t=="geometry" and how==f"layer:{last}"]
     sources = ", ".join(dict.fromkeys(d["source"].split()[0] for d in data))
     smoke = "; smoke-level pairs of this project, not a benchmark" if sources=="embedded" else ""
     lines = [f"Scores x 100 (geometry: as it is); data: {sources}{smoke}", "", pipe_table(["task","set","measure","value"], rows)]
@@ -271,7 +271,7 @@ def evaluate_model(
         encoder=own, metrics=result.to_metrics(), status="complete", started=started.isoformat(timespec="seconds"), seconds=round(time.monotonic()-clock, 1))
     return write_record(record, path)
 
-# %% ../../nbs/evaluate/05_tasks.ipynb #188d4f53
+# %% ../../nbs/evaluate/05_tasks.ipynb #2449865e
 def evaluation_config(
     own:dict, # Name, sha256 and pooler of the encoder
     encoder:SentenceEncoder, # Opened
@@ -279,7 +279,7 @@ def evaluation_config(
 )->dict: # Sections `encoder`, `evaluate` and `loss`
     "The setting of an evaluation, as a record has it"
     names,_ = task_names(tasks)
-    sets = {t:[s if isinstance(s,str) else s.name for s in some] for t,some in (options.get("sets") or {}).items()}
+    sets = {t:[Path(s).name if isinstance(s,str) else s.name for s in some] for t,some in (options.get("sets") or {}).items()}
     return {"encoder":own | {"precision":resolve_precision(encoder.precision, encoder.device.type), "max_length":encoder.max_length},
             "evaluate":{"tasks":list(names), "rendering":options.get("rendering","raw")} | ({"sets":sets} if sets else {}), "loss":{"name":"none", "constants":{}}}
 

@@ -232,13 +232,13 @@ def _check_values(spec):
     off = relative_error(torch.cat(hand), torch.cat(g))
     if not off <= 1e-6: raise UserError(f"grad of {name!r} differs from autograd by {off:.1e} of its largest entry: at most 1e-06 is allowed")
 
-# %% ../../nbs/losses/08_registry.ipynb #078fc79f
+# %% ../../nbs/losses/08_registry.ipynb #aa17458d
 def register(
-    loss, # `loss(h, h_pos, *, constants) -> Tensor ()`, a `Paradigm`, or a `LossSpec`; tensors that the trainer supplies stand after `h_pos`
+    loss, # A function of two views that gives a scalar, a `Paradigm`, or a `LossSpec`; tensors that the trainer supplies stand after `h_pos`
     name:str|None=None, # What it shall be called; None: the function's own name
     *,
-    grad:Callable|None=None, # `grad(h, h_pos, *, constants) -> (dh, dh_pos)`; None: by autograd
-    components:Callable|None=None, # `components(h, h_pos, *, constants) -> Components`; None: by `decompose`
+    grad:Callable|None=None, # As `LossSpec.grad`; None: by autograd
+    components:Callable|None=None, # As `LossSpec.components`; None: by `decompose`
 )->LossSpec: # The new entry of `LOSSES`
     "Add a loss to the registry; `UserError` says in one sentence what is wrong with it"
     spec = _entry(loss, name, grad, components)

@@ -8,7 +8,7 @@ __all__ = ['PAPERS', 'BERT_LIKE', 'DEVICES', 'LAUNCHES', 'DEV', 'TEST', 'Shape',
            'plan_steps', 'work_of', 'memory_of', 'Plan', 'plan', 'show_time', 'plan_text', 'plan_table', 'stand_in',
            'rehearse']
 
-# %% ../../nbs/train/04_plan.ipynb #74ba2dee
+# %% ../../nbs/train/04_plan.ipynb #ebec1598
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,8 +21,8 @@ from ..core.notation import UserError
 from ..core.records import Record, pipe_table
 from ..data.mini_sts import load_mini_corpus
 from ..encode.encoder import YARDSTICK, _locate, _quiet
-from ..losses.registry import Loss, make_loss
-from .run import run
+from ..losses.registry import Loss
+from .run import run, settle
 
 # %% ../../nbs/train/04_plan.ipynb #20c11668
 @dataclass(frozen=True)
@@ -153,15 +153,15 @@ DEVICES = {d.name:d for d in (
     Device("cpu2", 24e9, {"fp32":195e9, "bf16":410e9}, {"fp32":.8, "bf16":.6}, 0., "torch.mm on two AVX-512 cores with bf16, measured before the project began"))}
 LAUNCHES = 100 # Kernels per layer of a training step: three passes of about 33
 
-# %% ../../nbs/train/04_plan.ipynb #5381b202
+# %% ../../nbs/train/04_plan.ipynb #e68cd1df
 def measured_share(
     records:Sequence[Record], # Committed runs
     device:Device, # A CPU
     precision:str, # "fp32" or "bf16"
 )->tuple[float,str]|None: # Share of the peak, and the record's name; None where none tells
     "The share of a device's peak that whole runs on two threads reached"
-    found = [(sum(work_of(c).values())/r.seconds/device.peak[precision], c.run_name) for r in records
-             if r.kind=="train" and r.device.threads==2 and r.device.precision==precision for c in [_config_of(r)] if c.data.source is None]
+    runs = [r for r in records if r.kind=="train" and r.device.threads==2 and r.device.precision==precision and "module" not in r.config["loss"]]   # a record does not hold its module
+    found = [(sum(work_of(c).values())/r.seconds/device.peak[precision], c.run_name) for r,c in zip(runs, map(_config_of, runs)) if c.data.source is None]
     return max(found, default=None)
 
 # %% ../../nbs/train/04_plan.ipynb #89309731
@@ -189,17 +189,17 @@ def plan_steps(
     if config.data.sentences is None: raise UserError("data.sentences is not set and train.epochs is: a plan needs data.sentences to know how many steps an epoch has")
     return int(t.epochs*(config.data.sentences//t.batch))
 
-# %% ../../nbs/train/04_plan.ipynb #8147c951
+# %% ../../nbs/train/04_plan.ipynb #5ffaa347
 def work_of(
     config:RunConfig, # One setting
 )->dict[str,float]: # FLOPs by part
     "The work of a whole run"
     e,t,shape = config.encoder, config.train, encoder_shape(config.encoder.name)
-    steps,loss = plan_steps(config), make_loss(config.loss.name, **config.loss.constants)
+    steps,loss = plan_steps(config), settle(config)[1]
     read = lambda texts: forward_flops(shape, texts.tokens, texts.squares)
     work = {"training": steps*step_flops(shape, t, e.max_length, loss, frozen=e.freeze_embeddings, head=e.head),
             "STS-B dev while training": (1+-(-steps//t.eval_every))*read(DEV) if steps else 0., "seven test sets": read(TEST)}
-    if config.teacher.name not in (None,"self"):
+    if config.teacher.name not in (None,"self","ppmi"):                # co-occurrences are counted, no encoder runs
         n,T = config.data.sentences or steps*t.batch, e.max_length
         work["the teacher's vectors"] = forward_flops(encoder_shape(config.teacher.name), n*T, n*T**2)
     return work
@@ -257,14 +257,16 @@ def plan(
     seconds["training"] = max(seconds["training"], floor)
     return Plan(config.experiment, config.encoder.name, d.name, precision, steps, work, memory_of(config, precision, d.gpu), seconds, _assumed(config, d, precision, share, known, bound))
 
-# %% ../../nbs/train/04_plan.ipynb #fe72b039
+# %% ../../nbs/train/04_plan.ipynb #22d2b0d3
 def _assumed(config, d, precision, share, known, bound):
     "What a plan rests on, one sentence each"
     peak = f"{d.peak[precision]/1e12:.4g} TFLOP/s"
+    left = [t for t in config.evaluate.tasks if t != "sts"] + ["geometry while training"]*bool(config.train.measure_every) + ["the ppmi teacher"]*(config.teacher.name=="ppmi")
     return (f"{d.name}: {peak} in {precision} ({d.source})" + ("; never run here" if d.gpu else ""),
             f"{100*share:.0f} % of that peak is reached, " + (f"as in the record {known[1]}" if known else "assumed"),
             *((f"{LAUNCHES} kernels a layer and step at {1e6*d.launch:.0f} microseconds each, assumed" + (": they, not the arithmetic, bound the training" if bound else ""),) if d.gpu else ()),
-            f"each training row is {config.encoder.max_length} tokens, padding included; evaluation reads {DEV.sentences:,} sentences a look and {TEST.sentences:,} at the end, in BERT's word pieces")
+            f"each training row is {config.encoder.max_length} tokens, padding included; evaluation reads {DEV.sentences:,} sentences a look and {TEST.sentences:,} at the end, in BERT's word pieces",
+            *((f"not counted: {', '.join(left)}",) if left else ()), *(("the embedded source has less to evaluate than is counted here",) if config.data.source=="embedded" else ()))
 
 # %% ../../nbs/train/04_plan.ipynb #42a40573
 def show_time(

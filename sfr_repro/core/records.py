@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Record', 'RecordError', 'read_record', 'read_records', 'write_whole', 'write_record', 'equal_records', 'code_state',
-           'package_versions', 'cpu_name', 'add_record', 'supersede', 'pipe_table', 'metrics_table']
+           'package_versions', 'cpu_name', 'runs_folder', 'add_record', 'supersede', 'pipe_table', 'metrics_table']
 
 # %% ../../nbs/core/03_records.ipynb #f47bf94d
 import json
@@ -144,6 +144,13 @@ def cpu_name()->str: # For example "AMD EPYC 9354"; the machine's architecture w
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []
     return next((l.split(":",1)[1].strip() for l in lines if l.startswith("model name")), platform.processor() or platform.machine())
+
+# %% ../../nbs/core/03_records.ipynb #f8ab60b1
+def runs_folder(
+    out:str|Path|None=None, # Asked for; None: `SFR_RUNS`, or `runs`
+)->Path: # It need not exist
+    "Where runs go"
+    return Path(out or os.environ.get("SFR_RUNS") or "runs")
 
 # %% ../../nbs/core/03_records.ipynb #7d26ec24
 def add_record(

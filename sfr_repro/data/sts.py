@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['STS_SETS', 'COUNTS', 'STSSet', 'check_row', 'sts_set', 'folder_sts', 'check_count', 'hub_sts', 'embedded_sts',
-           'load_sts', 'sts_sets']
+           'load_sts', 'sts_sets', 'reference_set']
 
 # %% ../../nbs/data/02_sts.ipynb #e70d3429
 import math
@@ -161,3 +161,10 @@ def sts_sets(
     "The STS sets that a source offers"
     kind = resolve(source, "sts").kind
     return dict(folder=STS_SETS, hub=(*STS_SETS[:-1], "SICK-R-all"), embedded=("mini-sts",))[kind]
+
+# %% ../../nbs/data/02_sts.ipynb #788bf5c2
+def reference_set(
+    source:Source|str|Path|None=None, # As for `resolve`
+)->str: # A name for `load_sts`
+    "The set that checkpoints are chosen on and geometry is measured on: STS-B, or the project's own pairs where there is nothing else"
+    return "mini-sts" if sts_sets(source)==("mini-sts",) else "STS-B"

@@ -11,7 +11,7 @@ __all__ = ['FUNCTION_WORDS', 'mean_cosine', 'token_chunks', 'Census', 'census', 
            'effective_rank', 'unit_vectors', 'neighbour_share', 'geometry_metrics', 'pooled_metrics', 'evaluating',
            'named_sentences', 'plan_batches', 'look', 'GeometryProbe', 'geometry_probe']
 
-# %% ../../nbs/evaluate/02_geometry.ipynb #86de83a7
+# %% ../../nbs/evaluate/02_geometry.ipynb #b82f09ec
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 from ..core.notation import UserError, check_choice
 from ..data.sources import Source, describe
-from ..data.sts import load_sts, sts_sets
+from ..data.sts import load_sts, reference_set
 from ..encode.encoder import SentenceEncoder, like_length, pad_ids, pool, resolve_precision, tokenize
 
 # %% ../../nbs/evaluate/02_geometry.ipynb #3908653c
@@ -578,7 +578,7 @@ def evaluating(
     finally:
         for m,training in before: m.training = training
 
-# %% ../../nbs/evaluate/02_geometry.ipynb #9b68f87d
+# %% ../../nbs/evaluate/02_geometry.ipynb #24804266
 def named_sentences(
     sentences:Sequence[str]|None=None, # Any texts; None: STS-B test, or the project's own pairs
     source:Source|str|Path|None=None, # Where STS-B comes from, as for `resolve`; None: the first that can serve
@@ -587,7 +587,7 @@ def named_sentences(
     "Sentences to measure with, and their name"
     if sentences is not None: name,rows,label,split = "given", list(check_sentences(sentences)), "given", "all"
     else:
-        data = load_sts("mini-sts" if sts_sets(source)==("mini-sts",) else "STS-B", "test", source=source)
+        data = load_sts(reference_set(source), "test", source=source)
         spread = [i*len(data)//n for i in range(n)] if n is not None and n < len(data) else range(len(data))
         name,rows,label = data.name, [data.sentence1[i] for i in spread], data.source
         split = "test" if len(rows)==len(data) else f"test:{len(rows)}"

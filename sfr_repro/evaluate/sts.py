@@ -100,12 +100,13 @@ def check_vectors(
             for i,s in enumerate(pair, 1):
                 if bad[row[s]]: raise DataError(f"{data.name} {data.split} pair {k}, sentence{i}: its vector {'is zero' if finite[row[s]] else 'holds values that are not finite'}, as do {bad.sum()-1} more of {len(x)}")
 
-# %% ../../nbs/evaluate/00_sts.ipynb #28fc2484
+# %% ../../nbs/evaluate/00_sts.ipynb #edb66a45
 def averaged_sets(
     names:Sequence[str], # What was evaluated
+    seven:Sequence[str]=STS_SETS, # The sets of the papers' tables
 )->tuple[str,...]: # Those the average is over, all of them where none is among the seven
     "The sets that an average may be over: never SICK-R of the hub"
-    return tuple(n for n in names if n in STS_SETS) or tuple(names)
+    return tuple(n for n in names if n in seven) or tuple(names)
 
 # %% ../../nbs/evaluate/00_sts.ipynb #4cb8e8bb
 @dataclass(frozen=True, eq=False)

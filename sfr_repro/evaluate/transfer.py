@@ -7,7 +7,7 @@ __all__ = ['CS', 'FOLDS', 'SEED', 'fit', 'fit_path', 'senteval_order', 'cross_va
            'TransferScore', 'score_set', 'check_folds', 'check_finite', 'TransferResult', 'transfer_table',
            'transfer_metrics', 'evaluate_transfer']
 
-# %% ../../nbs/evaluate/03_transfer.ipynb #a6c87b9b
+# %% ../../nbs/evaluate/03_transfer.ipynb #7a7ae9ea
 import copy
 import warnings
 from collections.abc import Mapping, Sequence
@@ -22,7 +22,7 @@ from ..core.notation import UserError
 from ..core.records import pipe_table
 from ..data.sources import DataError, Source
 from ..data.transfer import TRANSFER_SETS, TransferSet, load_transfer
-from .sts import encode_with
+from .sts import averaged_sets, encode_with
 
 # %% ../../nbs/evaluate/03_transfer.ipynb #41d90787
 CS = { # Kind of set -> values of C that are tried; the first of the best is taken
@@ -159,7 +159,7 @@ def check_finite(
     bad = np.flatnonzero(~finite.reshape(len(data), -1).all(1))
     if len(bad): raise DataError(f"{data.places[bad[0]]}: its vector holds values that are not finite, as do {len(bad)-1} more of {len(data)}")
 
-# %% ../../nbs/evaluate/03_transfer.ipynb #1de8d041
+# %% ../../nbs/evaluate/03_transfer.ipynb #4f3e1b9d
 @dataclass(frozen=True, eq=False)
 class TransferResult(Mapping):
     "Accuracies of a classifier on an encoder's vectors"
@@ -176,7 +176,7 @@ class TransferResult(Mapping):
     @property
     def averaged(self)->tuple[str,...]: # Names
         "The sets that `average` is over: of the seven those that are there, all where none is"
-        return tuple(n for n in self if n in TRANSFER_SETS) or tuple(self)
+        return averaged_sets(tuple(self), TRANSFER_SETS)
 
     @property
     def average(self)->float: return float(np.mean([self[n] for n in self.averaged])) # In [0, 1]

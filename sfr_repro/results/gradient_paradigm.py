@@ -9,7 +9,7 @@ __all__ = ['SOFTMAX', 'MARGIN', 'ORIGINAL', 'lead_of_one', 'REPAIRED', 'TEXTBOOK
            'clear_views', 'variants', 'gradient_errors', 'exactness_table', 'bound', 'fan', 'over_angle',
            'paradigm_figure', 'let_go', 'repair_verdicts', 'sweep_table']
 
-# %% ../../nbs/results/01_gradient_paradigm.ipynb #94adc318
+# %% ../../nbs/results/01_gradient_paradigm.ipynb #df7c6aee
 import inspect
 import math
 from collections.abc import Callable, Iterable
@@ -26,7 +26,7 @@ from ..core.checks import autograd_gradient, check_gradient, relative_error, uni
 from ..core.notation import unit_rows
 from ..core.records import Record
 from ..losses.registry import LOSSES, Loss, make_loss
-from .report import sts_scores, summarise
+from .report import sts_scores, summarise, verdict
 
 # %% ../../nbs/results/01_gradient_paradigm.ipynb #e62eca16
 @dataclass(frozen=True, eq=False)
@@ -393,7 +393,7 @@ def let_go(
     below = lambda t: t.angle[(t.push.abs() >= left).cumsum() == 0].max()
     return table.sort_values("angle").groupby("loss", sort=False)[["angle","push"]].apply(below).fillna(0).astype(int)
 
-# %% ../../nbs/results/01_gradient_paradigm.ipynb #3b6409ba
+# %% ../../nbs/results/01_gradient_paradigm.ipynb #6d39a67d
 def repair_verdicts(
     records:list[Record], # Trained with original and repaired losses
 )->pd.DataFrame: # One row per pair: loss, original, repaired, difference (all x 100), seeds, verdict
@@ -404,8 +404,7 @@ def repair_verdicts(
         seeds = min(len(before), len(after))
         if not seeds: continue
         difference,bound = after.mean()-before.mean(), max(.5, 2*math.hypot(before.std(), after.std())) if seeds > 1 else .5
-        verdict = "supported" if difference > bound else "contradicted" if difference < -bound else "undecided"
-        rows.append({"loss":name, "original":f"{before.mean():.2f}", "repaired":f"{after.mean():.2f}", "difference":f"{difference:+.2f}", "seeds":seeds, "verdict":verdict})
+        rows.append({"loss":name, "original":f"{before.mean():.2f}", "repaired":f"{after.mean():.2f}", "difference":f"{difference:+.2f}", "seeds":seeds, "verdict":verdict(difference, bound)})
     return pd.DataFrame(rows, columns=["loss","original","repaired","difference","seeds","verdict"])
 
 # %% ../../nbs/results/01_gradient_paradigm.ipynb #4e64ccfd

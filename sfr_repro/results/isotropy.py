@@ -8,11 +8,7 @@ __all__ = ['LAYER_PANELS', 'SENTENCE_PANELS', 'KIND_COLOURS', 'token_metrics', '
            'layer_figure', 'sentence_figure', 'token_figure', 'wide_table', 'claims_text', 'analysis_figures',
            'analysis_page', 'keep_record', 'analyse']
 
-# %% ../../nbs/results/04_isotropy.ipynb #36972aad
-import base64
-import hashlib
-import json
-import os
+# %% ../../nbs/results/04_isotropy.ipynb #f6444f67
 import time
 from collections.abc import Sequence
 from datetime import datetime, timezone
@@ -23,14 +19,15 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
-import torch
 from matplotlib.figure import Figure
 from ..analysis.dynamics import CLAIMS, COLUMNS, FACTORS, as_png, claims_table, places, with_leads
+from ..core.config import setting_id
 from ..core.notation import UserError
-from ..core.records import Record, code_state, cpu_name, equal_records, package_versions, read_record, write_record, write_whole
+from ..core.records import Record, code_state, equal_records, package_versions, read_record, runs_folder, write_record, write_whole
 from ..data.sources import Source
-from ..encode.encoder import SentenceEncoder, weights_sha256
+from ..encode.encoder import SentenceEncoder, best_device, device_entry, resolve_precision, weights_sha256
 from ..evaluate.geometry import Geometry, anisotropy, geometry_metrics, measure, named_sentences, pooled_metrics, token_kinds, token_self_similarity
+from .report import html_page, picture
 
 # %% ../../nbs/results/04_isotropy.ipynb #3c663cbb
 def token_metrics(
@@ -75,7 +72,7 @@ def measured(
     vectors = encoder.encode(sentences, progress=False)
     return geometry_metrics(clean, where) | geometry_metrics(official, where) | pooled_metrics(vectors, where) | token_metrics(clean, where)
 
-# %% ../../nbs/results/04_isotropy.ipynb #0531287d
+# %% ../../nbs/results/04_isotropy.ipynb #94fcceda
 def analyse_record(
     model:SentenceEncoder|str|Path, # An encoder, a folder, or a name
     sentences:Sequence[str]|Path|None=None, # Texts, a file of them, or None: STS-B test, or the project's own pairs
@@ -86,12 +83,11 @@ def analyse_record(
 )->Record: # Of kind "analyse"
     "Measure a model in float32"
     started,clock,(name,seed) = datetime.now(timezone.utc), time.monotonic(), model_name(model)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    encoder = model if isinstance(model, SentenceEncoder) else SentenceEncoder.from_pretrained(model, pooler=pooler, precision="fp32").to(device)
+    encoder = model if isinstance(model, SentenceEncoder) else SentenceEncoder.from_pretrained(model, pooler=pooler, precision="fp32").to(best_device())
     where,texts,data = named_sentences(read_lines(sentences) if isinstance(sentences, Path) else sentences, source)
     config = {"encoder":{"name":name,"pooler":encoder.pooler}, "evaluate":{"tasks":["geometry"]}, "data":{"sentences":data["name"],"sha256":data["sha256"]}}
-    return Record(kind="analyse", experiment={"name":"analyse","sha256":""}, config=config, id=hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:12], seed=seed,
-        code=code_state(), versions=package_versions(), device={"name":torch.cuda.get_device_name() if device=="cuda" else cpu_name(),"threads":torch.get_num_threads(),"precision":"fp32"}, data=[data],
+    return Record(kind="analyse", experiment={"name":"analyse","sha256":""}, config=config, id=setting_id(config), seed=seed,
+        code=code_state(), versions=package_versions(), device=device_entry(encoder.device.type, resolve_precision(encoder.precision, encoder.device.type)), data=[data],
         encoder={"name":name,"sha256":weights_sha256(encoder.model),"pooler":encoder.pooler}, metrics=measured(encoder, texts, where, truncate),
         status="complete", started=started.isoformat(timespec="seconds"), seconds=round(time.monotonic()-clock, 1))
 
@@ -253,7 +249,7 @@ def analysis_figures(
     else: out["tokens"] = token_figure(token_table(own[0]), "adjusted self-similarity (cosine)"), "Token types at the last layer: small where the context decides where a token lies."
     return out
 
-# %% ../../nbs/results/04_isotropy.ipynb #771a4f11
+# %% ../../nbs/results/04_isotropy.ipynb #a0b7dd88
 def analysis_page(
     groups:dict[str,list[Record]], # As for `analysis_figures`
     figures:dict[str,bytes], # File stem -> PNG
@@ -265,11 +261,10 @@ def analysis_page(
     smoke = " The project's own sentences: smoke level." if data.source=="embedded" else ""
     title = f"{name} against {more[0][0]}" if more else name
     parts = [f"<h1>{escape(title)}</h1><p>{data.rows} sentences ({escape(data.name.removeprefix('geometry/'))}, source: {escape(data.source)}), {escape(own[0].encoder.pooler)} pooling, {escape(own[0].device.precision)}.{smoke}</p>"]
-    parts += [f'<h2>{escape(words[k])}</h2><img alt="{escape(words[k])}" src="data:image/png;base64,{base64.b64encode(png).decode()}">' for k,png in figures.items()]
+    parts += [f'<h2>{escape(words[k])}</h2>{picture(png, words[k])}' for k,png in figures.items()]
     if more: parts.append(f"<h2>Paper B's claims, from {escape(more[0][0])} to {escape(name)}</h2><p>Fewer than three seeds decide nothing; the sign of the change is what one model has to say.</p>{html(claims_text(before_after(more[0][1], own)))}")
     parts += [f"<h2>Layers</h2>{html(wide_table(groups))}", f"<h2>Sentences</h2>{html(wide_table(groups, True))}"]
-    style = "body{font:16px/1.5 sans-serif;max-width:70rem;margin:2rem auto;padding:0 1rem}table{border-collapse:collapse;font-size:.85rem}td,th{padding:.25rem .6rem;text-align:right;border-bottom:1px solid #ddd}td:first-child,th:first-child{text-align:left}img{max-width:100%}"
-    return f'<!doctype html><html lang="en"><meta charset="utf-8"><title>sfr_repro: {escape(title)}</title><style>{style}</style><body>{"".join(parts)}</body></html>'
+    return html_page(title, parts)
 
 # %% ../../nbs/results/04_isotropy.ipynb #9ebb55ed
 def keep_record(
@@ -283,7 +278,7 @@ def keep_record(
     write_record(record, path)
     return record, folder
 
-# %% ../../nbs/results/04_isotropy.ipynb #2a3794b1
+# %% ../../nbs/results/04_isotropy.ipynb #46f3e91d
 def analyse(
     model:SentenceEncoder|str|Path, # An encoder, a folder, or a name
     *,
@@ -295,7 +290,7 @@ def analyse(
     truncate:bool=False, # Cut sentences that are longer than the model's positions
 )->Path: # Of `report.html`; beside it `record.json` and the figures; the other model's record in a folder of its own
     "Measure one model, or two, and draw"
-    out = Path(out or os.environ.get("SFR_RUNS") or "runs")
+    out = runs_folder(out)
     found = [analyse_record(m, sentences, source=source, pooler=pooler, truncate=truncate) for m in (model, against) if m is not None]
     kept = [keep_record(r, out) for r in found]
     labels = [r.encoder.name + (f", seed {r.seed}" if r.seed else "") for r,_ in kept]

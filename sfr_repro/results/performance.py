@@ -8,9 +8,7 @@ __all__ = ['SMALL', 'KINDS', 'PARTS', 'BARS', 'take_turns', 'Spread', 'ratio', '
            'bench_sts', 'cosine_tables', 'bench_geometry', 'bench_tiled', 'bench_extras', 'bench_start', 'kind_of',
            'profile_step', 'bench_profile', 'bench', 'bench_results', 'bench_table', 'profile_shares', 'profile_figure']
 
-# %% ../../nbs/results/05_performance.ipynb #2a4911d4
-import hashlib
-import json
+# %% ../../nbs/results/05_performance.ipynb #7048dc68
 import os
 import subprocess
 import sys
@@ -31,7 +29,7 @@ from matplotlib.figure import Figure
 from torch.profiler import ProfilerActivity, profile
 from transformers import PrinterCallback
 from ..core.checks import seed_all
-from ..core.config import TrainConfig
+from ..core.config import TrainConfig, setting_id
 from ..core.notation import UserError
 from ..core.records import Record, code_state, cpu_name, package_versions, pipe_table, write_record
 from ..data.corpus import load_corpus
@@ -426,7 +424,7 @@ def bench(
     finally: torch.set_num_threads(before)
     return found
 
-# %% ../../nbs/results/05_performance.ipynb #52a9bc89
+# %% ../../nbs/results/05_performance.ipynb #7dc457f0
 def _neighbour():
     "The version of what is compared with, where it is installed"
     try: return {"sentence-transformers":version("sentence-transformers")}
@@ -436,7 +434,7 @@ def _record(part, sizes, metrics, data, started, clock, code):
     "A part as a record"
     config = {"part":part, **{k:list(v) if isinstance(v, tuple) else v for k,v in vars(sizes).items() if k != "small"}}
     encoder = SentenceEncoder.from_pretrained("sfr-mini")
-    return Record(kind="bench", experiment={"name":f"bench-{part}", "sha256":""}, config=config, id=hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:12], seed=0, code=code,
+    return Record(kind="bench", experiment={"name":f"bench-{part}", "sha256":""}, config=config, id=setting_id(config), seed=0, code=code,
         versions=package_versions() | _neighbour(), device={"name":cpu_name(), "threads":sizes.threads, "precision":"+".join(sizes.precisions)}, data=data,
         encoder={"name":"sfr-mini", "sha256":weights_sha256(encoder.model), "pooler":encoder.pooler}, metrics=metrics, status="complete",
         started=started.isoformat(timespec="seconds"), seconds=round(time.monotonic()-clock, 1))

@@ -4,12 +4,13 @@
 
 # %% auto #0
 __all__ = ['NO_SCORE', 'records_folder', 'label', 'inputs', 'sts_scores', 'summarise', 'published_sts', 'as_markdown',
-           'smoke_level', 'headline', 'sts_figure', 'html_report']
+           'smoke_level', 'headline', 'sts_figure', 'picture', 'html_page', 'verdict', 'html_report']
 
-# %% ../../nbs/results/00_report.ipynb #ed94c951
+# %% ../../nbs/results/00_report.ipynb #5e117f31
 import base64
 import hashlib
 import io
+from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 import matplotlib.pyplot as plt
@@ -126,7 +127,32 @@ def sts_figure(
     right.set(xlabel="optimiser steps", ylabel="held-out Spearman x 100 (dev)")
     return fig
 
-# %% ../../nbs/results/00_report.ipynb #9e2b47fe
+# %% ../../nbs/results/00_report.ipynb #f8775b61
+def picture(
+    png:bytes, # A PNG file
+    alt:str, # What it shows, as text
+)->str: # HTML that needs no other file
+    "A picture inside a page"
+    return f'<img alt="{escape(alt)}" src="data:image/png;base64,{base64.b64encode(png).decode()}">'
+
+# %% ../../nbs/results/00_report.ipynb #9152c55a
+def html_page(
+    title:str, # Plain text
+    parts:Sequence[str], # HTML
+)->str: # HTML that needs no other file
+    "One page in the project's style"
+    style = "body{font:16px/1.5 sans-serif;max-width:70rem;margin:2rem auto;padding:0 1rem}table{border-collapse:collapse;font-size:.85rem}td,th{padding:.25rem .6rem;text-align:right;border-bottom:1px solid #ddd}td:first-child,th:first-child{text-align:left}img{max-width:100%}"
+    return f'<!doctype html><html lang="en"><meta charset="utf-8"><title>sfr_repro: {escape(title)}</title><style>{style}</style><body>{"".join(parts)}</body></html>'
+
+# %% ../../nbs/results/00_report.ipynb #665edfca
+def verdict(
+    difference:float, # What is claimed to be above 0
+    bound:float, # Least difference that decides
+)->str: # "supported", "contradicted" or "undecided"
+    "The word for a difference"
+    return "supported" if difference > bound else "contradicted" if difference < -bound else "undecided"
+
+# %% ../../nbs/results/00_report.ipynb #46c75c38
 def html_report(
     records:list[Record], # This machine's runs
     committed:list[Record], # The committed ones of the same settings and inputs
@@ -135,11 +161,9 @@ def html_report(
 )->str: # One page that needs no other file
     "The reproduction as one HTML page"
     buffer = io.BytesIO(); figure.savefig(buffer, format="png")
-    picture = base64.b64encode(buffer.getvalue()).decode()
     block = lambda title, frame: f"<h2>{escape(title)}</h2>\n{frame.to_html(index=False, border=0)}"
     parts = [f"<h1>sfr_repro: reproduction</h1><p><strong>{escape(headline(records))}</strong></p>", "".join(f"<p>{escape(c)}</p>" for c in checks),
              block("This machine", summarise(sts_scores(records))),
              f"<h2>Committed records</h2><p>{escape(headline(committed))}</p>{summarise(sts_scores(committed)).to_html(index=False, border=0)}" if committed else "<p>No committed records of these settings and data here.</p>",
-             f'<img alt="Scores by set and held-out score over training" src="data:image/png;base64,{picture}">', "" if smoke_level(records) else block("Published, at the papers' size", published_sts())]
-    style = "body{font:16px/1.5 sans-serif;max-width:70rem;margin:2rem auto;padding:0 1rem}table{border-collapse:collapse;font-size:.85rem}td,th{padding:.25rem .6rem;text-align:right;border-bottom:1px solid #ddd}td:first-child,th:first-child{text-align:left}img{max-width:100%}"
-    return f'<!doctype html><html lang="en"><meta charset="utf-8"><title>sfr_repro: reproduction</title><style>{style}</style><body>{"".join(parts)}</body></html>'
+             picture(buffer.getvalue(), "Scores by set and held-out score over training"), "" if smoke_level(records) else block("Published, at the papers' size", published_sts())]
+    return html_page("reproduction", parts)

@@ -6,7 +6,7 @@
 __all__ = ['rule_effects', 'variant', 'shared_setting', 'comparable_runs', 'compare', 'verdicts', 'summary', 'softcse_figure',
            'dev_choices']
 
-# %% ../../nbs/results/03_softcse.ipynb #4ba38e25
+# %% ../../nbs/results/03_softcse.ipynb #68fb3a55
 from collections.abc import Sequence
 import matplotlib.pyplot as plt
 import pandas as pd
@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 from ..core.records import Record
 from ..losses.softcse import TEMPERATURE_RULES, WEIGHT_RULES, softcse_temperatures, softcse_weights
-from .report import sts_scores
+from .report import sts_scores, verdict
 
 # %% ../../nbs/results/03_softcse.ipynb #9707b55f
 def rule_effects(
@@ -70,7 +70,7 @@ def comparable_runs(
     table = pd.DataFrame(rows).drop_duplicates(["id","seed"])
     return table[table.id==table.groupby("variant").id.transform("last")].drop(columns="id")       # of a variant run with two sets of constants, the newer
 
-# %% ../../nbs/results/03_softcse.ipynb #ccae1fc7
+# %% ../../nbs/results/03_softcse.ipynb #66ca9067
 def compare(
     runs:pd.DataFrame, # As `comparable_runs` gives it
     name:str, # A variant
@@ -82,7 +82,7 @@ def compare(
     if not len(d): return None
     spread = d.std() if len(d) > 1 else 0.
     bound = max(.5, 2*spread)
-    return {"seeds":len(d), "difference":d.mean(), "sd":spread, "verdict":"supported" if d.mean() > bound else "contradicted" if d.mean() < -bound else "undecided"}
+    return {"seeds":len(d), "difference":d.mean(), "sd":spread, "verdict":verdict(d.mean(), bound)}
 
 # %% ../../nbs/results/03_softcse.ipynb #988e75c6
 def verdicts(

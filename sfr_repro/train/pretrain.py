@@ -10,8 +10,7 @@ __all__ = ['PRETRAIN_PRESETS', 'BLOCK', 'SPECIAL', 'PAD', 'UNK', 'CLS', 'SEP', '
            'Learner', 'heldout_loss', 'mean_vectors', 'save_checkpoint', 'load_checkpoint', 'asked_to_stop',
            'train_mlm', 'prepare', 'export_encoder', 'pretrain', 'card']
 
-# %% ../../nbs/train/02_pretrain.ipynb #a271c2b2
-import hashlib
+# %% ../../nbs/train/02_pretrain.ipynb #6db018e9
 import json
 import os
 import shutil
@@ -32,17 +31,17 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 from transformers import BertConfig, BertForMaskedLM, BertModel
-from transformers.utils import logging as hf_logging
+from ..core.config import setting_id
 from ..core.notation import UserError, check_choice
 from ..core.records import Record, code_state, cpu_name, package_versions, write_record, write_whole
 from ..data.corpus import load_corpus
-from ..data.sts import load_sts, sts_sets
-from ..encode.encoder import SentenceEncoder, resolve_precision, weights_sha256
+from ..data.sts import load_sts, reference_set, sts_sets
+from ..encode.encoder import SentenceEncoder, _quiet, resolve_precision, weights_sha256
 from ..encode.piece_vectors import Pieces, cooccurrence, piece_averages, ppmi, svd_vectors, to_pieces
 from ..evaluate.sts import evaluate_sts
 from .run import disk_errors, run_folder
 
-# %% ../../nbs/train/02_pretrain.ipynb #67df05e6
+# %% ../../nbs/train/02_pretrain.ipynb #fd6f1f41
 class Named:
     "What a setting of this page is called, from its fields"
     @property
@@ -54,7 +53,7 @@ class Named:
     @property
     def id(self)->str: # 12 hexadecimal digits
         "Hash of the setting, the same for all seeds"
-        return hashlib.sha256(json.dumps(self.sections, sort_keys=True).encode()).hexdigest()[:12]
+        return setting_id(self.sections)
     @property
     def run_name(self)->str: return f"pretrain-{self.id}-s{self.seed}" # Of its folder and record
 
@@ -596,17 +595,7 @@ def prepare(
 TOKENIZER_CONFIG = {"backend":"tokenizers", "tokenizer_class":"TokenizersBackend", "do_lower_case":True, "pad_token":"[PAD]", "unk_token":"[UNK]",
                     "cls_token":"[CLS]", "sep_token":"[SEP]", "mask_token":"[MASK]"}
 
-# %% ../../nbs/train/02_pretrain.ipynb #b755ed7e
-@contextmanager
-def _no_bar():
-    "No progress bar from transformers, put back afterwards"
-    bar = hf_logging.is_progress_bar_enabled()
-    hf_logging.disable_progress_bar()
-    try: yield
-    finally:
-        if bar: hf_logging.enable_progress_bar()
-
-# %% ../../nbs/train/02_pretrain.ipynb #7a43f425
+# %% ../../nbs/train/02_pretrain.ipynb #d0bee83f
 def export_encoder(
     model:BertForMaskedLM, # Trained
     tokenizer:Tokenizer, # Its tokenizer
@@ -618,7 +607,7 @@ def export_encoder(
     shutil.rmtree(tmp, ignore_errors=True)
     bare = BertModel(model.config, add_pooling_layer=False)
     bare.load_state_dict(model.bert.state_dict())
-    with _no_bar(): bare.half().save_pretrained(tmp)
+    with _quiet(): bare.half().save_pretrained(tmp)
     tokenizer.save(str(tmp/"tokenizer.json"))
     positions = {"model_max_length":model.config.max_position_embeddings}
     write_whole(tmp/"tokenizer_config.json", (json.dumps(TOKENIZER_CONFIG|positions, indent=2, sort_keys=True)+"\n").encode())
@@ -627,7 +616,7 @@ def export_encoder(
     os.replace(tmp, folder)
     return folder
 
-# %% ../../nbs/train/02_pretrain.ipynb #99415166
+# %% ../../nbs/train/02_pretrain.ipynb #380ca29b
 def pretrain(
     config:PretrainConfig, # The setting
     out:str|Path|None=None, # Where runs go; None: `SFR_RUNS`, or `runs`
@@ -643,7 +632,7 @@ def pretrain(
         started,clock = datetime.now(timezone.utc), time.monotonic()
         text,tokenizer,vectors,data = prepare(config, folder/"text")
         learner = Learner(config, vectors, np.bincount(text.ids, minlength=config.vocab))
-        dev = load_sts("mini-sts" if sts_sets(config.source)==("mini-sts",) else "STS-B", "dev", source=config.source)
+        dev = load_sts(reference_set(config.source), "dev", source=config.source)
         measure = lambda: {HELDOUT: heldout_loss(learner.p, text, config), f"sts/{dev.name}/dev/all/spearman": evaluate_sts(mean_vectors(learner.p, tokenizer, config), sets=(dev,), progress=False)[dev.name]}
         prepared = time.monotonic()-clock
         state = train_mlm(learner, text, measure, folder, minutes=minutes, stop_at=stop_at, progress=progress)

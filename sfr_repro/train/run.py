@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['FULL', 'INPUTS', 'RunError', 'run_folder', 'disk_errors', 'check_inputs', 'settle', 'open_encoder', 'dev_set', 'run']
 
-# %% ../../nbs/train/01_run.ipynb #b8462c36
+# %% ../../nbs/train/01_run.ipynb #8d009863
 import errno
 import fcntl
 import hashlib
@@ -18,15 +18,14 @@ from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
-import torch
 from safetensors import SafetensorError
 from ..core.checks import seed_all
 from ..core.config import RunConfig
 from ..core.notation import UserError
-from ..core.records import Record, code_state, cpu_name, package_versions, write_record, write_whole
+from ..core.records import Record, code_state, package_versions, runs_folder, write_record, write_whole
 from ..data.corpus import load_corpus
-from ..data.sts import load_sts, sts_sets
-from ..encode.encoder import SentenceEncoder, make_head, resolve_precision, tokenize, weights_sha256
+from ..data.sts import load_sts, reference_set, sts_sets
+from ..encode.encoder import SentenceEncoder, best_device, device_entry, make_head, resolve_precision, tokenize, weights_sha256
 from ..encode.piece_vectors import ppmi_vectors
 from ..encode.teachers import frozen_teacher, self_teacher, teacher_vectors
 from ..evaluate.geometry import geometry_probe
@@ -40,14 +39,14 @@ from .trainer import BEST, freeze_embeddings, train
 class RunError(UserError):
     "A run that cannot start"
 
-# %% ../../nbs/train/01_run.ipynb #4edcc7fe
+# %% ../../nbs/train/01_run.ipynb #215aecac
 @contextmanager
 def run_folder(
     config:RunConfig, # Names the folder
     out:str|Path|None=None, # Where runs go; None: `SFR_RUNS`, or `runs`
 )->Iterator[Path]:
     "The run's folder, made and locked; `RunError` when it cannot be written or is in use"
-    folder = Path(out or os.environ.get("SFR_RUNS") or "runs")/config.run_name
+    folder = runs_folder(out)/config.run_name
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock = open(folder/".lock", "w")
@@ -113,7 +112,7 @@ def settle(
         raise RunError(f"loss.name is {loss.name!r} and teacher.name is {config.teacher.name!r}: it needs {' and '.join(loss.needs) + ' from a teacher' if loss.needs else 'no teacher'}")
     return replace(config, loss=replace(made, name=loss.name, constants=loss.constants)), loss
 
-# %% ../../nbs/train/01_run.ipynb #4cb635fb
+# %% ../../nbs/train/01_run.ipynb #c16518b7
 def open_encoder(
     config:RunConfig, # Its `encoder` section
 )->SentenceEncoder: # Embeddings frozen where it says so
@@ -122,15 +121,15 @@ def open_encoder(
     encoder = SentenceEncoder.from_pretrained(e.name, pooler=e.pooler, precision=config.train.precision, dropout=e.dropout)
     if e.max_length > encoder.max_length: raise RunError(f"encoder.max_length is {e.max_length}: {e.name} reads at most {encoder.max_length} word pieces")
     if e.freeze_embeddings: freeze_embeddings(encoder.model)
-    return encoder.to("cuda" if torch.cuda.is_available() else "cpu")
+    return encoder.to(best_device())
 
-# %% ../../nbs/train/01_run.ipynb #921622fd
+# %% ../../nbs/train/01_run.ipynb #c4eca5e5
 def dev_set(
     config:RunConfig, # Its source and rendering
 ): # An `STSSet`
     "What the checkpoint is chosen on"
     source = config.data.source
-    return load_sts("mini-sts" if sts_sets(source)==("mini-sts",) else "STS-B", "dev", config.evaluate.rendering, source)
+    return load_sts(reference_set(source), "dev", config.evaluate.rendering, source)
 
 # %% ../../nbs/train/01_run.ipynb #ea7d8fab
 def run(
@@ -220,19 +219,17 @@ def _evaluate(config, encoder, folder, progress):
     if e.tasks==("sts",): return evaluate_sts(encoder, sets=sts_sets(source), rendering=e.rendering, source=source, progress=progress)
     return evaluate_tasks(encoder, e.tasks, source=source, rendering=e.rendering, cache=folder, progress=progress)   # one split of the data for all seeds
 
-# %% ../../nbs/train/01_run.ipynb #1ab5aee7
+# %% ../../nbs/train/01_run.ipynb #00705a72
 def _teacher(config, encoder, corpus, progress):
     "What the setting's teacher adds to the call of `train`"
     if config.teacher.name is None: return {}
     if config.teacher.name=="self": return {"online":self_teacher}
     if config.teacher.name=="ppmi": return {"teacher":frozen_teacher(ppmi_vectors(encoder.tokenizer, corpus.sentences))}
-    teacher = SentenceEncoder.from_pretrained(config.teacher.name, pooler=config.teacher.pooler).to("cuda" if torch.cuda.is_available() else "cpu")
+    teacher = SentenceEncoder.from_pretrained(config.teacher.name, pooler=config.teacher.pooler).to(best_device())
     return {"teacher":frozen_teacher(teacher_vectors(teacher, corpus.sentences, progress=progress))}
 
-# %% ../../nbs/train/01_run.ipynb #8143a3b4
+# %% ../../nbs/train/01_run.ipynb #2af79fa7
 def _device(config, processes):
     "Where it ran"
-    cuda = torch.cuda.is_available()
-    name = torch.cuda.get_device_name() if cuda else cpu_name()
-    return {"name":f"{name}, {processes.size} processes" if processes else name, "threads":torch.get_num_threads(),
-            "precision":resolve_precision(config.train.precision, "cuda" if cuda else "cpu")}
+    entry = device_entry(best_device(), resolve_precision(config.train.precision, best_device()))
+    return entry | {"name":f"{entry['name']}, {processes.size} processes"} if processes else entry

@@ -6,7 +6,7 @@
 __all__ = ['MARKER', 'TRAJECTORY', 'BEST', 'TwoViews', 'freeze_embeddings', 'RandomState', 'make_chunks', 'cached_backward',
            'view_metrics', 'own_seed', 'Watch', 'last_checkpoint', 'training_arguments', 'train']
 
-# %% ../../nbs/train/00_trainer.ipynb #1739fdbe
+# %% ../../nbs/train/00_trainer.ipynb #bdbab7b2
 import json
 import math
 import os
@@ -28,10 +28,11 @@ from ..core.config import TrainConfig
 from ..core.notation import UserError, unit_rows
 from ..core.records import write_whole
 from ..encode.encoder import SentenceEncoder, pad_ids, resolve_precision
+from ..encode.packed import can_pack, fast_dropout, forward_packed
 from ..evaluate.alignment import alignment, uniformity
 from ..losses.registry import Loss
 
-# %% ../../nbs/train/00_trainer.ipynb #5122e1b6
+# %% ../../nbs/train/00_trainer.ipynb #ac2c4d3a
 class TwoViews(nn.Module):
     "Encoder, head and loss as one module: token ids in, loss out"
     def __init__(self,
@@ -50,7 +51,8 @@ class TwoViews(nn.Module):
 
     def represent(self, input_ids:Tensor, attention_mask:Tensor)->Tensor: # `(2B, D)`, before scaling
         "Both views of `(B, T)` ids and mask"
-        return self.head(self.encoder.forward(input_ids.repeat(2,1), attention_mask.repeat(2,1)))
+        ids,mask = input_ids.repeat(2,1), attention_mask.repeat(2,1)
+        return self.head(forward_packed(self.encoder, ids, mask) if can_pack(self.encoder) else self.encoder.forward(ids, mask))
 
     def value(self, z:Tensor, rows:list[int]|None=None, **tensors:Tensor)->Tensor: # Shape `()`
         "The loss of both views, `(2B, D)`; `rows` says which sentences they are of"
@@ -265,7 +267,7 @@ def training_arguments(
         learning_rate=train.lr, lr_scheduler_type=train.schedule, warmup_steps=train.warmup, weight_decay=train.weight_decay,
         max_grad_norm=train.clip or math.inf, logging_strategy="no", save_strategy="no", save_total_limit=2, remove_unused_columns=False, logging_nan_inf_filter=False, report_to=[], **shared)
 
-# %% ../../nbs/train/00_trainer.ipynb #e9496f7f
+# %% ../../nbs/train/00_trainer.ipynb #a27b493a
 def train(
     encoder:SentenceEncoder, # Trained in place; ends with the weights of the best look
     head:nn.Module, # For training only
@@ -304,7 +306,7 @@ def train(
         watch.trajectory = json.loads((start/TRAJECTORY).read_text())
         shutil.copy(start/BEST, folder/BEST)                                # a look after the checkpoint may have replaced it
     if processes: start = processes.tell(start)
-    with warnings.catch_warnings():
+    with fast_dropout(encoder.model), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)     # the only name that the trainer has for it
         trainer.train(resume_from_checkpoint=str(start) if start else None)
     if first: encoder.model.load_state_dict(safetensors.torch.load_file(folder/BEST))

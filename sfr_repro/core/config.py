@@ -138,11 +138,12 @@ class RunConfig:
         "The reader's file of losses"
         return Path(self.folder)/self.loss.module if self.loss.module is not None else None
 
-# %% ../../nbs/core/02_config.ipynb #1e9ffcb8
+# %% ../../nbs/core/02_config.ipynb #6dd8416d
 PRESETS = {
     "smoke": {"seeds":(0,), "data":{"corpus":("mini",), "source":"embedded"}, "encoder":{"pooler":"mean"},
         "loss":{"name":"infonce", "tau":.2}, "train":{"batch":16, "steps":4, "eval_every":2}},
-    "embedded": {"seeds":(0,), "data":{"corpus":("wiki_2014",), "sentences":20_000}, "encoder":{"pooler":"mean", "dropout":.2, "freeze_embeddings":True},
+    "embedded": {"seeds":(0,), "data":{"corpus":("masc_written","wiki1m_simcse_head"), "sentences":20_000},
+        "encoder":{"pooler":"mean", "head":"tanh-linear", "dropout":.1, "freeze_embeddings":True},
         "loss":{"name":"infonce", "tau":.1}, "train":{"batch":64, "steps":200, "lr":2e-4, "eval_every":25}},
     "paper": {"seeds":(0,1,2), "data":{"corpus":("wiki1m",), "sentences":1_000_000, "source":"hub"}, "loss":{"name":"infonce", "tau":.05},
         "encoder":{"name":"bert-base-uncased", "pooler":"cls", "head":"linear", "head_init_std":.006, "freeze_embeddings":True},

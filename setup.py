@@ -19,7 +19,7 @@ setuptools.setup(
     packages=setuptools.find_packages(include=[lib, f'{lib}.*']),
     package_data={lib: ['assets/**/*']},    # weights and own sentences; an editable install hides it when this is missing
     install_requires=cfg['requirements'].split(),
-    extras_require={k: cfg[f'{k}_requirements'].split() for k in ('dev', 'compare')},
+    extras_require={k: cfg[f'{k}_requirements'].split() for k in ('dev', 'compare', 'mteb')},
     python_requires=f">={cfg['min_python']}",
     entry_points={'console_scripts': cfg['console_scripts'].split(), 'nbdev': [f'{lib}={lib}._modidx:d']},
     zip_safe=False,

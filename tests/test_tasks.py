@@ -1,16 +1,19 @@
 "All tasks in one pass: each text once, vectors that survive a kill and a second process, one record"
 import os, signal, subprocess, sys, time
+from importlib.util import find_spec
 from pathlib import Path
 import numpy as np
 import pytest
 
 from sfr_repro.core.records import read_record
 from sfr_repro.data.sources import DataError
-from sfr_repro.data.sts import sts_set
+from sfr_repro.data.retrieval import HUB_RETRIEVAL, retrieval_set
+from sfr_repro.data.sts import HUB, load_sts, sts_set
 from sfr_repro.data.transfer import transfer_set
-from sfr_repro.encode.encoder import SentenceEncoder
+from sfr_repro.encode.encoder import SentenceEncoder, weights_sha256
+from sfr_repro.evaluate.retrieval import evaluate_retrieval
 from sfr_repro.evaluate.sts import evaluate_sts
-from sfr_repro.evaluate.tasks import TASKS, cache_folder, evaluate_model, evaluate_tasks, model_key, read_shards, text_key, vectors_of, write_shard
+from sfr_repro.evaluate.tasks import TASKS, cache_folder, evaluate_model, evaluate_tasks, model_key, mteb_model, read_shards, text_key, vectors_of, write_shard
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -132,3 +135,84 @@ def test_a_record_of_other_data_is_not_taken_for_this_one(tmp_path):
     options = dict(progress=False, out=tmp_path/"runs", precision="fp32")
     evaluate_model("sfr-mini", "sts", sets=dict(sts=[pairs()]), **options)
     with pytest.raises(ValueError, match="was made with other data: move it away"): evaluate_model("sfr-mini", "sts", sets=dict(sts=[pairs(23)]), **options)
+
+def test_a_runs_model_goes_by_its_run(encoder, tmp_path):
+    first = evaluate_model("sfr-mini", "sts", source="embedded", progress=False, out=tmp_path/"runs", precision="fp32")
+    encoder.save_pretrained(first.parent/"model")
+    r = read_record(evaluate_model(first.parent/"model", "sts", source="embedded", progress=False, out=tmp_path/"runs"))
+    old = read_record(first)
+    assert r.encoder.name == f"evaluate-sfr-mini-{old.id}-s0" and r.encoder.sha256 == old.encoder.sha256 and r.experiment.name == "evaluate-"+r.encoder.name
+    assert r.metrics == old.metrics and r.id != old.id
+
+def test_a_class_too_rare_is_refused_before_anything_is_encoded():
+    rare = transfer_set("rare", [(f"row {i}", "all", str(int(i in (3,5))), f"tin {i}") for i in range(40)])
+    e = Counting()
+    with pytest.raises(DataError, match="row 3 has the label '1', which rare has 2 times"): evaluate_tasks(e, "transfer", sets=dict(transfer=[rare]), progress=False)
+    assert not e.seen
+
+# --- inside mteb ------------------------------------------------------------------------------------------------------
+
+needs_mteb = pytest.mark.skipif(find_spec("mteb") is None, reason="mteb is not installed")
+
+@pytest.fixture(scope="module")
+def own_tasks():
+    "Classes of mteb tasks made of mini-sts, and the same as sets of ours"
+    from datasets import Dataset
+    from mteb import TaskMetadata
+    from mteb.abstasks import AbsTaskRetrieval
+    from mteb.abstasks.sts import AbsTaskSTS
+    pairs = load_sts("mini-sts")
+    near,docs = [i for i,s in enumerate(pairs.scores) if s >= 3.5], list(dict.fromkeys(pairs.sentence2))
+    queries = {f"q{i}":pairs.sentence1[i] for i in near}
+    judged = {f"q{i}":{f"d{docs.index(pairs.sentence2[i])}":1} for i in near}
+    some = {q: list(dict.fromkeys([*j, *(f"d{(7*k+11*i)%len(docs)}" for k in range(9))])) for i,(q,j) in enumerate(judged.items())}
+    def task(base, kind, score, data):
+        about = TaskMetadata(dataset=dict(path="own", revision="own"), name=f"Own{kind}", description="own pairs", type=kind, category="t2t", eval_langs=["eng-Latn"], main_score=score)
+        def load_data(self, num_proc=None, **_): self.dataset,self.data_loaded = data(),True
+        return type(f"Own{kind}", (base,), dict(metadata=about, load_data=load_data))
+    table = lambda texts: Dataset.from_dict(dict(id=list(texts), text=list(texts.values())))
+    search = lambda top=None: dict(default=dict(test=dict(corpus=table({f"d{i}":s for i,s in enumerate(docs)}), queries=table(queries), relevant_docs=judged, top_ranked=top)))
+    rows = lambda texts: [("row", k, s) for k,s in texts.items()]
+    ours = lambda **how: retrieval_set("own", rows({f"d{i}":s for i,s in enumerate(docs)}), rows(queries), [("row",q,d,g) for q,j in judged.items() for d,g in j.items()], **how)
+    return {"sts": (task(AbsTaskSTS, "STS", "cosine_spearman", lambda: dict(test=Dataset.from_dict(dict(sentence1=pairs.sentence1, sentence2=pairs.sentence2, score=list(pairs.scores))))), pairs),
+            "search": (task(AbsTaskRetrieval, "Retrieval", "ndcg_at_10", search), ours()),
+            "rerank": (task(AbsTaskRetrieval, "Reranking", "map_at_1000", lambda: search(some)), ours(candidates=some))}
+
+def inside(model, task):
+    import mteb
+    result = mteb.evaluate(model, task(), cache=None, co2_tracker=False, show_progress_bar=False)
+    return result, result.task_results[0].scores["test"][0]["main_score"]
+
+@needs_mteb
+@pytest.mark.parametrize("kind", ("sts","search","rerank"))
+def test_an_encoder_of_ours_scores_inside_mteb_what_it_scores_here(kind, encoder, own_tasks):
+    task,data = own_tasks[kind]
+    score = lambda e: (evaluate_sts if kind=="sts" else evaluate_retrieval)(e, sets=data, progress=False)[data.name]
+    other = SentenceEncoder.from_pretrained("sfr-mini", precision="fp32", pooler="max")
+    (result,theirs),(_,of_other) = (inside(mteb_model(e), task) for e in (encoder,other))
+    tolerance = 1e-9 if kind=="sts" else 1.1e-5                       # of a search, mteb keeps five digits
+    assert theirs == pytest.approx(score(encoder), abs=tolerance) and of_other == pytest.approx(score(other), abs=tolerance)
+    assert abs(theirs-of_other) > 1e-3                                # control: it is this encoder that was scored
+    assert result.model_name == "sfr_repro/sfr-mini" and result.model_revision == f"{weights_sha256(encoder.model)[:12]}-mean-fp32" != mteb_model(other).mteb_model_meta.revision
+
+@needs_mteb
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("pooler", ("mean","first_last"))
+def test_a_saved_encoder_opens_in_sentence_transformers_and_goes_to_mteb(pooler, own_tasks, tmp_path):
+    SentenceTransformer = pytest.importorskip("sentence_transformers").SentenceTransformer
+    encoder = SentenceEncoder.from_pretrained("sfr-mini", precision="fp32", pooler=pooler)
+    encoder.save_pretrained(tmp_path/"saved")
+    task,data = own_tasks["sts"]
+    assert inside(SentenceTransformer(str(tmp_path/"saved"), device="cpu"), task)[1] == pytest.approx(evaluate_sts(encoder, sets=data, progress=False)[data.name], abs=1e-4)
+
+@needs_mteb
+def test_pinned_revisions_are_those_of_mteb():
+    import mteb
+    of = {"STS-B":"STSBenchmark", "SICK-R-all":"SICK-R"}
+    for name,hub in ({n:h for n,h in HUB.items() if h.repo.startswith("mteb/")} | HUB_RETRIEVAL).items():
+        theirs = mteb.get_task(of.get(name, name)).metadata.dataset
+        assert (theirs["path"], theirs["revision"]) == (hub.repo, hub.revision), name
+
+def test_without_mteb_the_error_names_it(encoder, monkeypatch):
+    monkeypatch.setattr("sfr_repro.evaluate.tasks.find_spec", lambda name: None)
+    with pytest.raises(ValueError, match="mteb_model needs the package mteb: pip install mteb"): mteb_model(encoder)

@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['TASKS', 'LOADERS', 'text_key', 'cache_folder', 'write_shard', 'read_shards', 'vectors_of', 'task_names', 'gather',
-           'geometry_set', 'TasksResult', 'tasks_metrics', 'tasks_table', 'evaluate_tasks', 'evaluate_model',
-           'evaluation_config', 'same_data']
+           'geometry_set', 'TasksResult', 'tasks_metrics', 'tasks_table', 'evaluate_tasks', 'evaluated_name',
+           'evaluate_model', 'evaluation_config', 'same_data', 'mteb_model']
 
-# %% ../../nbs/evaluate/05_tasks.ipynb #287dc0f7
+# %% ../../nbs/evaluate/05_tasks.ipynb #b1013827
 import hashlib
 import io
 import math
@@ -17,6 +17,7 @@ import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
+from importlib.util import find_spec
 from pathlib import Path
 import numpy as np
 from tqdm.auto import tqdm
@@ -32,7 +33,7 @@ from ..encode.teachers import cache_root, model_key
 from .geometry import geometry
 from .retrieval import evaluate_retrieval
 from .sts import averaged_sets, check_sets, distinct_sentences, encode_with, evaluate_sts
-from .transfer import evaluate_transfer
+from .transfer import check_folds, evaluate_transfer
 
 # %% ../../nbs/evaluate/05_tasks.ipynb #c751c11c
 def text_key(
@@ -118,7 +119,7 @@ def task_names(
     for n in names: check_choice("tasks", n, TASKS)
     return tuple(t for t in TASKS if t in names), True
 
-# %% ../../nbs/evaluate/05_tasks.ipynb #4d82cd9b
+# %% ../../nbs/evaluate/05_tasks.ipynb #9a7b5d30
 def gather(
     tasks:Sequence[str], # Of `TASKS`
     by_name:bool, # Is a task that cannot be had an error?
@@ -140,6 +141,7 @@ def gather(
         options = dict(rendering=rendering) if task=="sts" else {}
         found[task] = [load(n, source=source, **options) if isinstance(n, str) else n for n in names]
     if "sts" in found: check_sets(found["sts"])
+    for d in found.get("transfer",[]): check_folds(d)
     return found,skipped
 
 # %% ../../nbs/evaluate/05_tasks.ipynb #2264df7f
@@ -228,7 +230,18 @@ def evaluate_tasks(
     if shape and shape.describe() not in read: read.append(shape.describe())
     return TasksResult(results, read, skipped, len(row), f"{shape.name}/{shape.split}" if shape else "")
 
-# %% ../../nbs/evaluate/05_tasks.ipynb #8c922ae2
+# %% ../../nbs/evaluate/05_tasks.ipynb #10ca670b
+def evaluated_name(
+    name:str|Path, # As for `evaluate_model`
+)->str: # For example "sfr-mini", or "infonce-0123456789ab-s0" for the model of that run
+    "What a model is called in the record of its evaluation"
+    path = Path(name).resolve()
+    if not (path/"config.json").is_file(): return str(name)
+    if path.name != "model" or not (path.parent/"record.json").is_file(): return path.name
+    r = read_record(path.parent/"record.json")
+    return f"{r.experiment.name}-{r.id}-s{r.seed}"
+
+# %% ../../nbs/evaluate/05_tasks.ipynb #b8c4e4bc
 def evaluate_model(
     name:str|Path, # `sfr-mini`, a folder, or a name on the Hugging Face hub
     tasks:str|Sequence[str]="all", # As for `evaluate_tasks`
@@ -241,10 +254,10 @@ def evaluate_model(
     "Evaluate a model and write one record"
     started,clock,code = datetime.now(timezone.utc), time.monotonic(), code_state()
     encoder = SentenceEncoder.from_pretrained(name, pooler=pooler, precision=precision).to(best_device())
-    own = {"name":encoder.name, "sha256":weights_sha256(encoder.model), "pooler":encoder.pooler}
+    own = {"name":evaluated_name(name), "sha256":weights_sha256(encoder.model), "pooler":encoder.pooler}
     config,seed = evaluation_config(own, encoder, tasks, options), options.get("seed", 0)
     id = setting_id(config)
-    experiment = "evaluate-"+re.sub(r"[^\w.-]+", "-", encoder.name)
+    experiment = "evaluate-"+re.sub(r"[^\w.-]+", "-", own["name"])
     path = runs_folder(out)/f"{experiment}-{id}-s{seed}"/"record.json"
     if path.exists() and not same_data(path, tasks, options): raise UserError(f"{path}: was made with other data: move it away, or give another output folder")
     if path.exists(): return path
@@ -277,3 +290,19 @@ def same_data(
     now = [d.describe() for t in ("sts","transfer","retrieval") for d in found.get(t,[])]
     if "geometry" in names and (g := geometry_set(kept.get("source"), kept.get("rendering","raw")).describe()) not in now: now.append(g)
     return [(d.name,d.sha256) for d in read_record(path).data] == [(d["name"],d["sha256"]) for d in now]
+
+# %% ../../nbs/evaluate/05_tasks.ipynb #b38c5bfa
+def mteb_model(
+    encoder:SentenceEncoder, # Any
+)->object: # An `mteb` encoder, for `mteb.evaluate(mteb_model(encoder), mteb.get_tasks(["STSBenchmark"]))`
+    "An encoder as `mteb` takes it; no prompts, cosine"
+    if find_spec("mteb") is None: raise UserError("mteb_model needs the package mteb: pip install mteb")
+    from mteb.models.abs_encoder import AbsEncoder
+    from mteb.models.model_meta import ModelMeta, ScoringFunction
+    class Model(AbsEncoder):
+        def encode(self, inputs, **how): return self.model.encode([t for batch in inputs for t in batch["text"]], progress=False)
+    revision = f"{weights_sha256(encoder.model)[:12]}-{encoder.pooler}-{resolve_precision(encoder.precision, encoder.device.type)}"
+    name = encoder.name or encoder.model.config.model_type
+    facts = dict(name=name if "/" in name else f"sfr_repro/{name}", revision=revision, embed_dim=encoder.dim, max_tokens=encoder.max_length, similarity_fn_name=ScoringFunction.COSINE)
+    model = Model(); model.model,model.mteb_model_meta = encoder, ModelMeta.create_empty(overwrites=facts)
+    return model

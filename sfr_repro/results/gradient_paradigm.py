@@ -7,7 +7,7 @@ __all__ = ['SOFTMAX', 'MARGIN', 'ORIGINAL', 'lead_of_one', 'REPAIRED', 'TEXTBOOK
            'DASHES', 'Symbols', 'Formulas', 'constant', 'soft', 'share', 'own_weights', 'own_tau', 'textbook_vicreg',
            'textbook_barlow_twins', 'page', 'component_table', 'formula_error', 'references', 'kink_distance',
            'clear_views', 'variants', 'gradient_errors', 'exactness_table', 'bound', 'fan', 'over_angle',
-           'paradigm_figure', 'let_go', 'repair_verdicts', 'sweep_table']
+           'paradigm_figure', 'let_go', 'repair_verdicts', 'sweep_table', 'constants_table']
 
 # %% ../../nbs/results/01_gradient_paradigm.ipynb #df7c6aee
 import inspect
@@ -418,3 +418,17 @@ def sweep_table(
     value,scores = {r.id:r.config["loss"]["constants"][key] for r in runs}, sts_scores(runs)
     order = [value[i] for i in scores.drop_duplicates(["id","inputs"]).id]
     return summarise(scores).assign(model=order).rename(columns={"model":key}).sort_values(key, ignore_index=True)
+
+# %% ../../nbs/results/01_gradient_paradigm.ipynb #5d1d5db3
+def constants_table(
+    records:list[Record], # Any; those of the experiment `infonce_constants` count
+)->pd.DataFrame: # Columns: changed, STS-B dev, best step; the best first
+    "The best STS-B dev score with one constant changed"
+    runs = [r for r in records if r.experiment.name=="infonce_constants"]
+    if not runs: return pd.DataFrame(columns=["changed","STS-B dev","best step"])
+    flat = pd.json_normalize([r.config for r in runs]).drop(columns="evaluate.tasks", errors="ignore").astype(str)
+    usual = flat.mode().iloc[0]
+    changed = [", ".join(f"{k.replace('constants.','')} = {v}" for k,v in row.items() if v != usual[k]) or "nothing" for _,row in flat.iterrows()]
+    best = [next(p.metrics[r.selection.metric] for p in r.trajectory if p.step==r.selection.best_step) for r in runs]
+    table = pd.DataFrame({"changed":changed, "STS-B dev":[100*b for b in best], "best step":[r.selection.best_step for r in runs]})
+    return table.sort_values("STS-B dev", ascending=False, ignore_index=True)

@@ -22,7 +22,7 @@ from torch.nn.parallel import DistributedDataParallel as DDP
 from sfr_repro.core.checks import relative_error
 from sfr_repro.core.config import TrainConfig, load_experiment
 from sfr_repro.core.notation import UserError, unit_rows
-from sfr_repro.core.records import read_record
+from sfr_repro.core.records import equal_records, read_record
 from sfr_repro.encode.teachers import frozen_teacher, self_teacher
 from sfr_repro.losses.registry import LOSSES, make_loss
 from sfr_repro.train.distributed import Processes, gather_views, join_processes
@@ -37,6 +37,7 @@ class Small:
     def __init__(self, dropout=0.):
         torch.manual_seed(0)
         self.model = nn.ModuleDict(dict(first=nn.Embedding(WORDS, 16), second=nn.Embedding(WORDS, 16), top=nn.Linear(16, D), drop=nn.Dropout(dropout))).double()
+        self.model.config = SimpleNamespace(model_type='small')        # none that the trainer packs
         with torch.no_grad(): self.model.second.weight.mul_(.3).add_(self.model.first.weight)
     def forward(self, ids, mask):
         a, b = ids.chunk(2)
@@ -221,8 +222,11 @@ config, = load_experiment("smoke", ("train.steps=12", "train.eval_every=3", "enc
 print(run(config, sys.argv[1], progress=False, minutes=0.))
 '''
 
-def torchrun(*args, size=2, **kwargs):
-    return subprocess.Popen([sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node', str(size), *map(str, args)], text=True, start_new_session=True,
+TORCHRUN = ('torch.distributed.run', '--standalone', '--nproc_per_node')
+ACCELERATE = ('accelerate.commands.launch', '--multi_gpu', '--num_machines', '1', '--mixed_precision', 'no', '--dynamo_backend', 'no', '--main_process_port', '0', '--num_processes')
+
+def launch(*args, by=TORCHRUN, size=2, **kwargs):
+    return subprocess.Popen([sys.executable, '-m', *by, str(size), *map(str, args)], text=True, start_new_session=True,
                             env={**os.environ, 'HF_HUB_OFFLINE': '1', 'OMP_NUM_THREADS': '1'}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **kwargs)
 
 def children(pid):
@@ -232,7 +236,7 @@ def children(pid):
 def test_a_process_that_dies_ends_the_others_and_one_goes_on_alone(tmp_path):
     "Two processes, the second killed after the first checkpoint; then one process resumes and ends where one alone ends"
     (tmp_path/'code.py').write_text(CODE)
-    together = torchrun(tmp_path/'code.py', tmp_path/'runs')
+    together = launch(tmp_path/'code.py', tmp_path/'runs')
     while not list(tmp_path.glob('runs/*/checkpoint-*/complete')):
         assert together.poll() is None, together.stderr.read()
         time.sleep(.05)
@@ -252,17 +256,22 @@ def test_a_process_that_dies_ends_the_others_and_one_goes_on_alone(tmp_path):
 
 @pytest.mark.once
 def test_a_run_by_two_processes_from_the_command_line(tmp_path):
-    "The same file, another command: one record, one line per run; then a batch that cannot be shared"
+    "The same file, another command: one record, one line per run; equal by `torchrun` and by `accelerate launch`; then a batch that cannot be shared"
     (tmp_path/'x.toml').write_text('preset = "smoke"\nseeds = [0]\n[loss]\nname = "softcse_weight"\ntile = 5\n[teacher]\nname = "sfr-mini"\n[train]\nsteps = 2\nchunk = 3\n')
     (tmp_path/'cli.py').write_text('from sfr_repro.cli import main; main()')
-    done = torchrun(tmp_path/'cli.py', 'run', 'x.toml', cwd=tmp_path)
+    done = launch(tmp_path/'cli.py', 'run', 'x.toml', cwd=tmp_path)
     out, err = done.communicate(timeout=300)
     assert not done.returncode, err
     record = read_record(next(tmp_path.glob('runs/*/record.json')))
     assert record.device.name.endswith(', 2 processes') and record.config['train']['chunk'] == 3
     assert [p.step for p in record.trajectory] == [0, 2]
     assert {p.name for p in next(tmp_path.glob('runs/*')).iterdir()} == {'.lock', 'inputs.json', 'model', 'record.json', 'tensorboard'}
-    refused = torchrun(tmp_path/'cli.py', 'run', 'x.toml', '--set', 'train.batch=15', cwd=tmp_path)
+    by_accelerate = launch(tmp_path/'cli.py', 'run', 'x.toml', '--out', 'again', by=ACCELERATE, cwd=tmp_path)
+    out, err = by_accelerate.communicate(timeout=300)
+    assert not by_accelerate.returncode, err
+    again = read_record(next(tmp_path.glob('again/*/record.json')))
+    assert again.device == record.device and equal_records(again, record)
+    refused = launch(tmp_path/'cli.py', 'run', 'x.toml', '--set', 'train.batch=15', cwd=tmp_path)
     out, err = refused.communicate(timeout=300)
     assert refused.returncode and 'train.batch is 15: 2 processes share it, so it must be a multiple of 2' in err
     assert 'sfr_repro/train' not in err and len(list(tmp_path.glob('runs/*'))) == 1

@@ -19,7 +19,7 @@ from sfr_repro.core.config import load_experiment
 from sfr_repro.core.notation import UserError
 from sfr_repro.core.records import equal_records, read_record
 from sfr_repro.train import run as run_module
-from sfr_repro.train.run import RunError, run
+from sfr_repro.train.run import SESSIONS, RunError, run
 from sfr_repro.train.trainer import BEST, _Trainer
 
 pytestmark = pytest.mark.once
@@ -84,7 +84,7 @@ def whole(tmp_path_factory):
     return record_of(out)
 
 def test_kill_9_at_random_moments(whole, tmp_path):
-    draw, in_a_save = random.Random(0), 0
+    draw, in_a_save, counted = random.Random(0), 0, 0
     for k in range(KILLS//2):
         out = tmp_path/f'run{k}'
         for moment in ('any', 'save'):
@@ -94,11 +94,16 @@ def test_kill_9_at_random_moments(whole, tmp_path):
             process.join()
             in_a_save += bool(unmarked(out))
             check_whole(out)
+        sessions, began = [s for p in out.glob(f'*/{SESSIONS}') for s in json.loads(p.read_text())], time.monotonic()
         assert finish(out) == 0
         assert equal_records(record_of(out), whole), f'run {k}'
+        if sessions:                                         # a run that was finished has cleared them away
+            counted += len(sessions)
+            assert sum(sessions) < record_of(out).seconds < sum(sessions)+time.monotonic()-began+.2, 'the time of all sessions'
         assert {p.name for p in next(out.iterdir()).iterdir()} == ENDED
         shutil.rmtree(out)
     assert in_a_save >= KILLS//4, 'too few kills fell into a save'      # a run killed after its last save has none to die in
+    assert counted >= KILLS//2, 'no session was counted'
     print(f'{2*(KILLS//2)} kills, {in_a_save} of them left a checkpoint half-written')
 
 def test_a_full_disk_costs_nothing_that_was_whole(whole, tmp_path):

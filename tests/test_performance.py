@@ -7,8 +7,8 @@ import sfr_repro.results.performance as perf
 from conftest import ROOT
 from sfr_repro.core.notation import UserError
 from sfr_repro.core.records import read_record, read_records
-from sfr_repro.results.performance import (BARS, KINDS, PARTS, SMALL, Sizes, Spread, bench, bench_results, bench_table, between, busy_share, check_quiet, kind_of,
-                                           profile_figure, profile_shares, ratio, take_turns, useful_flops)
+from sfr_repro.results.performance import (BARS, KINDS, METHODS, PARTS, SMALL, Sizes, Spread, bench, bench_results, bench_table, between, busy_share, check_quiet, curve_figure,
+                                           curve_points, fits, kind_of, need_marks, need_neighbour, profile_figure, profile_shares, ratio, take_turns, useful_flops)
 
 @pytest.mark.once
 def test_turns_are_swapped_and_all_are_kept():
@@ -69,6 +69,55 @@ def test_profile():
     shares = profile_shares([type('R', (), {'kind': 'bench', 'metrics': metrics | {'profile/toy b8/random batches/padding/share': .2}})])
     assert shares.shape == (2, len(KINDS)+1) and (shares.sum(axis=1)-1).abs().max() < 1e-9 and list(shares.index) == ['toy\nfp32', 'toy\nbf16']
     assert profile_shares([]).empty and len(profile_figure(shares).axes[0].patches) == 2*(len(KINDS)+1)
+
+@pytest.mark.once
+def test_the_curve_is_read_from_records():
+    def record(**metrics): return type('R', (), {'kind': 'bench', 'metrics': metrics})
+    points = curve_points([record(**{f'curve/{m}/{B} pairs/{a}': x for m in METHODS for B in (512, 4096) for a, x in (
+        ('median/time over tiled', 2.), ('q3/time over tiled', 9.), ('largest/MiB above the inputs', B/1024))}), record(**{'tiled/infonce/512 rows/median/ratio': 1.})])
+    assert len(points) == 2*len(METHODS) and set(points.time) == {2.} and points[points.method == 'cached'].memory.tolist() == [.5, 4.]
+    time, memory = curve_figure(points).axes
+    assert [len(x.get_xdata()) for x in time.lines] == [2]*4 and [x.get_xdata().tolist() for x in memory.lines] == [[4096]]*4      # below 1 MiB there is no point
+    assert curve_points([]).empty and list(curve_points([]).columns) == ['method', 'pairs', 'time', 'memory']
+    assert fits('tiled', 10**6) and fits('plain', 64) and not fits('plain', 10**6)
+
+@pytest.mark.once
+@pytest.mark.skipif(not perf.Path('/proc/self/clear_refs').exists(), reason='reads the high-water mark from /proc')
+def test_tiled_losses_and_their_memory():
+    found = bench(('tiled',), replace(SMALL, losses=('infonce',), rounds=1))['tiled']
+    assert found['tiled/infonce/64 rows/median/ratio'] > 0 and 0 <= found['tiled/infonce/800 rows/largest/MiB above the inputs'] < 60
+    assert found['tiled/infonce/twice the batch/median/growth of memory'] > 0
+    assert {f.__name__ for f in perf.TILED} == set(Sizes().losses), 'all that have a tiled form'
+
+@pytest.mark.once
+@pytest.mark.skipif(not perf.Path('/proc/self/clear_refs').exists(), reason='reads the high-water mark from /proc')
+def test_four_programs_compute_one_loss():
+    pytest.importorskip('sentence_transformers')
+    found = bench(('tiled_curve',), replace(SMALL, rounds=1))['tiled_curve']
+    assert found['tiled/infonce 600 pairs/four methods/largest/relative difference'] < 1e-5
+    assert found['curve/tiled/600 pairs/median/time over tiled'] == 1 and {k.split('/')[1] for k in found if k.startswith('curve/')} == set(METHODS)
+    rows = bench_results([type('R', (), {'kind': 'bench', 'metrics': found})])
+    assert rows.verdict.tolist() == ['reached'] and rows.what.tolist() == ['infonce 600 pairs']       # the curve is a figure, not a row
+
+@pytest.mark.once
+def test_every_bar_has_a_row_that_can_miss_it():
+    "What the parts are to measure, from made-up numbers on either side of each bar"
+    for task, how, measure, bar, sense in BARS:
+        def verdict(x): return bench_results([type('R', (), {'kind': 'bench', 'metrics': {f'{task}/x/{how}/median/{measure}': x}})]).verdict.tolist()
+        assert [verdict(bar*.9), verdict(bar*1.1)] == [['reached'], ['missed']][::1 if sense == 'at most' else -1]
+    sizes = Sizes()
+    assert {f'{B} rows' for B in (*sizes.rows[:-1], sizes.largest)} <= {how for task, how, *_ in BARS if task == 'tiled'}
+
+@pytest.mark.once
+def test_parts_say_what_they_miss(monkeypatch):
+    monkeypatch.setattr(perf, 'find_spec', lambda name: None)
+    with pytest.raises(UserError, match='sentence-transformers is not installed'): need_neighbour()
+    monkeypatch.setattr(perf.Path, 'exists', lambda self: False)
+    with pytest.raises(UserError, match='which only Linux has'): need_marks()
+
+@pytest.mark.once
+def test_a_process_that_dies_in_a_pass_is_no_silence():
+    with perf._Passes('tiled', replace(SMALL, tile=0)) as passes, pytest.raises(RuntimeError, match="process for 'tiled' ended in a pass over 64 pairs"): passes(64)
 
 @pytest.mark.once
 def test_useful_work_counts_no_padding():

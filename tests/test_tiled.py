@@ -5,6 +5,7 @@ import pytest, torch
 
 from conftest import ROOT
 from sfr_repro.core.checks import autograd_gradient, relative_error, unit
+from sfr_repro.core.config import load_experiment
 from sfr_repro.core.notation import UserError
 from sfr_repro.losses.paradigm import GD, R, W, Paradigm, loss_spec, recipe
 from sfr_repro.losses.registry import LOSSES, LossSpec, load_losses, make_loss, register
@@ -111,6 +112,16 @@ def test_small_batches_take_the_plain_form():
 @pytest.mark.parametrize('tile', [0, -1, 1.5, True, '64', math.inf])
 def test_a_tile_that_is_no_number_of_rows(tile):
     with pytest.raises(UserError, match='it must be a number of rows, at least 1'): make_loss('infonce', tile=tile)
+
+@pytest.mark.once
+@pytest.mark.parametrize('setting,words', [
+    ('loss.tile=0', r'\[loss\] tile is 0'), ('train.chunk=0', r'\[train\] chunk is 0'), ('train.chunk=-1', r'\[train\] chunk is -1'),
+    ('loss.tile=17', r'\[loss\] tile is 17: it must be at most train.batch, 16'), ('train.chunk=17', r'\[train\] chunk is 17: it must be at most train.batch, 16'),
+    ('train.gradient_accumulation_steps=2', 'accumulated batches add no negatives, so it is not offered')])
+def test_sizes_that_an_experiment_may_not_have(setting, words):
+    with pytest.raises(UserError, match=words) as e: load_experiment('smoke', ('train.batch=16', setting))
+    assert '\n' not in str(e.value)
+    load_experiment('smoke', ('train.batch=16', 'train.chunk=16', 'loss.tile=16'))
 
 def test_losses_without_a_tiled_form_say_which_have_one():
     for name in set(LOSSES) - {f.__name__ for f in TILED}:

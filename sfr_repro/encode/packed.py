@@ -62,12 +62,12 @@ def _attends(model, name):
     try: yield
     finally: model.set_attn_implementation(before)
 
-# %% ../../nbs/encode/03_packed.ipynb #900a1b58
+# %% ../../nbs/encode/03_packed.ipynb #45eb6933
 def can_pack(
     encoder:SentenceEncoder, # Any
 )->bool: # Of a model type in `PACKS`, on a CPU
     "Whether `forward_packed` serves this encoder where it is"
-    return encoder.model.config.model_type in PACKS and encoder.device.type=="cpu"
+    return getattr(getattr(encoder.model, "config", None), "model_type", None) in PACKS and encoder.device.type=="cpu"
 
 # %% ../../nbs/encode/03_packed.ipynb #4153413d
 def forward_packed(

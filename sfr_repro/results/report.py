@@ -95,7 +95,7 @@ def smoke_level(
     "Were these measured on the project's own pairs?"
     return any(d.source=="embedded" for r in records for d in r.data)
 
-# %% ../../nbs/results/00_report.ipynb #6d40322c
+# %% ../../nbs/results/00_report.ipynb #4b4de871
 def headline(
     records:list[Record], # What the table shows
 )->str: # One sentence
@@ -103,7 +103,7 @@ def headline(
     if not records: return "No records here yet."
     one = lambda values: " and ".join(sorted(set(values)))
     sources = one(d.source.split()[0] for r in records for d in r.data)
-    device = one(f"{r.device.threads} threads of {r.device.name}" for r in records)
+    device = one(f"{r.device.threads} thread{'s'*(r.device.threads != 1)} of {r.device.name}" for r in records)
     names = one(r.encoder.name for r in records)
     size = f"Small encoder (sfr-mini), {device}: not the papers' size." if names=="sfr-mini" else f"{names} on {device}."
     smoke = " The project's own sentences, smoke level: good for seeing that it runs." if smoke_level(records) else ""

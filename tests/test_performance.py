@@ -1,6 +1,7 @@
 "The bench: what it refuses, what its records say, how they become a table; its parts on the project's own sentences"
 from dataclasses import replace
-import pandas as pd, pytest
+from pathlib import Path
+import pytest
 
 import bench as program
 import sfr_repro.results.performance as perf
@@ -79,7 +80,7 @@ def test_the_curve_is_read_from_records():
     time, memory = curve_figure(points).axes
     assert [len(x.get_xdata()) for x in time.lines] == [2]*4 and [x.get_xdata().tolist() for x in memory.lines] == [[4096]]*4      # below 1 MiB there is no point
     assert curve_points([]).empty and list(curve_points([]).columns) == ['method', 'pairs', 'time', 'memory']
-    assert fits('tiled', 10**6) and fits('plain', 64) and not fits('plain', 10**6)
+    if Path('/proc/meminfo').exists(): assert fits('tiled', 10**6) and fits('plain', 64) and not fits('plain', 10**6)
 
 @pytest.mark.once
 @pytest.mark.skipif(not perf.Path('/proc/self/clear_refs').exists(), reason='reads the high-water mark from /proc')

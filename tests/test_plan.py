@@ -11,7 +11,7 @@ from sfr_repro.core.notation import UserError
 from sfr_repro.core.records import read_record, read_records
 from sfr_repro.encode.encoder import YARDSTICK, SentenceEncoder, make_head, tokenize
 from sfr_repro.losses.registry import make_loss
-from sfr_repro.train.plan import (AFTER, DEV, DEVICES, PROBE, TASK_TEXTS, Device, encoder_shape, forward_flops, loss_flops, measured_share, memory_of, plan, plan_steps,
+from sfr_repro.train.plan import (AFTER, DEV, DEVICES, PROBE, TASK_TEXTS, Device, encoder_shape, forward_flops, measured_share, memory_of, plan, plan_steps,
                                   plan_table, plan_text, rehearse, show_time, stand_in, step_flops, work_of)
 from sfr_repro.train.trainer import TwoViews, freeze_embeddings
 

@@ -70,13 +70,13 @@ def scores_table(
     if scores.empty: return "No evaluation of this kind is committed here yet: `sfr-repro evaluate MODEL --tasks sts,transfer,retrieval,geometry`, then `sfr-repro records add`."
     return pipe_table(scores.columns, [[v if isinstance(v, str) else "-" if pd.isna(v) else f"{v:.2f}" for v in row] for row in scores.itertuples(index=False)])
 
-# %% ../../nbs/results/06_transfer_retrieval.ipynb #412cfd39
+# %% ../../nbs/results/06_transfer_retrieval.ipynb #e082223d
 def said_of(
     records:Sequence[Record], # As `evaluations` gives them
 )->str: # One sentence, or none
     "Where the scores come from"
     if not records: return ""
     one = lambda values: " and ".join(sorted(set(values)))
-    devices = one(f"{r.device.threads} threads of {r.device.name}, {r.device.precision}" for r in records)
+    devices = one(f"{r.device.threads} thread{'s'*(r.device.threads != 1)} of {r.device.name}, {r.device.precision}" for r in records)
     times = ", ".join(f"{r.encoder.name} {r.seconds/60:.0f} min" for r in records)
     return f"Data source: {one(d.source.split()[0] for r in records for d in r.data)}. {devices}. Time of a whole evaluation, cached vectors counted as they were: {times}."

@@ -19,17 +19,20 @@ import pandas as pd
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
 from .notation import UserError
 
-# %% ../../nbs/core/03_records.ipynb #df20f4e1
+# %% ../../nbs/core/03_records.ipynb #655ef58f
 class _Part(BaseModel): model_config = ConfigDict(extra="forbid", strict=True)
 class _Experiment(_Part): name:str; sha256:str
 class _Code(_Part): version:str; commit:str|None; dirty:bool|None
-class _Device(_Part): name:str; threads:int; precision:str
+class _Device(_Part):
+    name:str; threads:int; precision:str
+    @property
+    def words(self)->str: return f"{self.threads} thread{'s'*(self.threads != 1)} of {self.name}"
 class _Data(_Part): name:str; source:str; rows:int; sha256:str; rendering:str|None = None
 class _Encoder(_Part): name:str; sha256:str; pooler:str
 class _Selection(_Part): metric:str; every:int; best_step:int
 class _Point(_Part): step:int; loss:FiniteFloat|None = None; lr:FiniteFloat|None = None; metrics:dict[str,FiniteFloat] = {}
 
-# %% ../../nbs/core/03_records.ipynb #5ef5cdec
+# %% ../../nbs/core/03_records.ipynb #19c141f4
 class Record(_Part):
     "One run, as its JSON file has it"
     schema_:Annotated[Literal[1], Field(alias="schema")] = 1
@@ -49,6 +52,13 @@ class Record(_Part):
     status:Literal["complete"]
     started:str # ISO time, UTC
     seconds:FiniteFloat
+
+    @property
+    def run_name(self)->str: return f"{self.experiment.name}-{self.id}-s{self.seed}" # As `RunConfig.run_name`: of the run's folder and of the kept file
+    @property
+    def chosen(self)->float: # As the trajectory has it
+        "What the checkpoint that was kept scored on held-out data"
+        return next(p.metrics[self.selection.metric] for p in self.trajectory if p.step==self.selection.best_step)
 
 # %% ../../nbs/core/03_records.ipynb #a1acbfc1
 class RecordError(UserError):
@@ -152,7 +162,7 @@ def runs_folder(
     "Where runs go"
     return Path(out or os.environ.get("SFR_RUNS") or "runs")
 
-# %% ../../nbs/core/03_records.ipynb #7d26ec24
+# %% ../../nbs/core/03_records.ipynb #1d23b518
 def add_record(
     path:str|Path, # A run's `record.json`
     folder:str|Path, # Usually `nbs/records/runs`
@@ -160,7 +170,7 @@ def add_record(
     "Copy a finished run's record to where the tables read it"
     r = read_record(path)
     if r.code.dirty is not False or not r.code.commit: raise RecordError(f"{path}: made with {'uncommitted changes' if r.code.dirty else 'code of no known commit'}: commit, run again, then add it")
-    return write_record(r, Path(folder)/f"{r.experiment.name}-{r.id}-s{r.seed}.json")
+    return write_record(r, Path(folder)/f"{r.run_name}.json")
 
 # %% ../../nbs/core/03_records.ipynb #19e6b340
 def supersede(

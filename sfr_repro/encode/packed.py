@@ -5,13 +5,13 @@
 # %% auto #0
 __all__ = ['PACKS', 'round_length', 'packed_attention', 'can_pack', 'forward_packed', 'FastDropout', 'fast_dropout']
 
-# %% ../../nbs/encode/03_packed.ipynb #3ac8ae64
+# %% ../../nbs/encode/03_packed.ipynb #ec0bfa6a
 from collections.abc import Iterator
 from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface
-from .encoder import SentenceEncoder, pool
+from .encoder import TWO_LAYERS, SentenceEncoder, first_position, pool
 
 # %% ../../nbs/encode/03_packed.ipynb #b8ad9542
 def round_length(
@@ -70,7 +70,7 @@ def can_pack(
     config = getattr(encoder.model, "config", None)
     return getattr(config, "model_type", None) in PACKS and not getattr(config, "is_decoder", False) and encoder.device.type=="cpu"
 
-# %% ../../nbs/encode/03_packed.ipynb #4153413d
+# %% ../../nbs/encode/03_packed.ipynb #f9ca472d
 def forward_packed(
     encoder:SentenceEncoder, # One that `can_pack`
     input_ids:Tensor, # `(n, T)`
@@ -79,10 +79,10 @@ def forward_packed(
     "As `encoder.forward`, on real tokens only, equation (row)"
     model,(n,T) = encoder.model, input_ids.shape
     places = attention_mask.flatten().nonzero()[:,0]
-    real,first = len(places), 0 if model.config.model_type=="bert" else model.config.pad_token_id+1
+    real,first = len(places), first_position(model.config)
     where = torch.cat([places, places[:1].expand(round_length(real)-real)])
     mask = torch.zeros(n, 1, 1, T).masked_fill(attention_mask[:,None,None]==0, torch.finfo(torch.float32).min)
-    layers = encoder.pooler in ("first_last","embedding_last")
+    layers = encoder.pooler in TWO_LAYERS
     with _attends(model, "sfr_packed"):
         out = model(input_ids=input_ids.flatten()[where][None], position_ids=(first+where%T)[None], rows=(where,real,mask), output_hidden_states=layers)
     hidden = [_wide(x[0], places, n*T).view(n, T, -1) for x in (out.hidden_states if layers else (out.last_hidden_state,))]

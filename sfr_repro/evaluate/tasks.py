@@ -230,7 +230,7 @@ def evaluate_tasks(
     if shape and shape.describe() not in read: read.append(shape.describe())
     return TasksResult(results, read, skipped, len(row), f"{shape.name}/{shape.split}" if shape else "")
 
-# %% ../../nbs/evaluate/05_tasks.ipynb #10ca670b
+# %% ../../nbs/evaluate/05_tasks.ipynb #5653cc50
 def evaluated_name(
     name:str|Path, # As for `evaluate_model`
 )->str: # For example "sfr-mini", or "infonce-0123456789ab-s0" for the model of that run
@@ -238,8 +238,7 @@ def evaluated_name(
     path = Path(name).resolve()
     if not (path/"config.json").is_file(): return str(name)
     if path.name != "model" or not (path.parent/"record.json").is_file(): return path.name
-    r = read_record(path.parent/"record.json")
-    return f"{r.experiment.name}-{r.id}-s{r.seed}"
+    return read_record(path.parent/"record.json").run_name
 
 # %% ../../nbs/evaluate/05_tasks.ipynb #b8c4e4bc
 def evaluate_model(

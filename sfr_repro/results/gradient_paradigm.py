@@ -419,7 +419,7 @@ def sweep_table(
     order = [value[i] for i in scores.drop_duplicates(["id","inputs"]).id]
     return summarise(scores).assign(model=order).rename(columns={"model":key}).sort_values(key, ignore_index=True)
 
-# %% ../../nbs/results/01_gradient_paradigm.ipynb #5d1d5db3
+# %% ../../nbs/results/01_gradient_paradigm.ipynb #80fbe307
 def constants_table(
     records:list[Record], # Any; those of the experiment `infonce_constants` count
 )->pd.DataFrame: # Columns: changed, STS-B dev, best step; the best first
@@ -429,6 +429,5 @@ def constants_table(
     flat = pd.json_normalize([r.config for r in runs]).drop(columns="evaluate.tasks", errors="ignore").astype(str)
     usual = flat.mode().iloc[0]
     changed = [", ".join(f"{k.replace('constants.','')} = {v}" for k,v in row.items() if v != usual[k]) or "nothing" for _,row in flat.iterrows()]
-    best = [next(p.metrics[r.selection.metric] for p in r.trajectory if p.step==r.selection.best_step) for r in runs]
-    table = pd.DataFrame({"changed":changed, "STS-B dev":[100*b for b in best], "best step":[r.selection.best_step for r in runs]})
+    table = pd.DataFrame({"changed":changed, "STS-B dev":[100*r.chosen for r in runs], "best step":[r.selection.best_step for r in runs]})
     return table.sort_values("STS-B dev", ascending=False, ignore_index=True)

@@ -266,13 +266,13 @@ def analysis_page(
     parts += [f"<h2>Layers</h2>{html(wide_table(groups))}", f"<h2>Sentences</h2>{html(wide_table(groups, True))}"]
     return html_page(title, parts)
 
-# %% ../../nbs/results/04_isotropy.ipynb #9ebb55ed
+# %% ../../nbs/results/04_isotropy.ipynb #c96fa87b
 def keep_record(
     record:Record, # Just measured
     out:Path, # Where runs go
 )->tuple[Record,Path]: # The one that is there now, and its folder
     "Write a record once"
-    folder = out/f"analyse-{record.id}-s{record.seed}"
+    folder = out/record.run_name
     path = folder/"record.json"
     if path.exists() and equal_records(old := read_record(path), record): return old, folder
     write_record(record, path)

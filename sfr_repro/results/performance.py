@@ -564,7 +564,7 @@ def bench_results(
     table = [[*k, v["median"], v.get("q1"), v.get("q3"), f"{sense} {bar:g}" if sense else "", verdict(v["median"], bar, sense)] for k,v in rows.items() for bar,sense in [bars.get((k[0],k[2],k[3]), (None,None))]]
     return pd.DataFrame(table, columns=["part","what","how","measure","median","q1","q3","bar","verdict"])
 
-# %% ../../nbs/results/05_performance.ipynb #2d493a18
+# %% ../../nbs/results/05_performance.ipynb #f8204c67
 def bench_table(
     records:Sequence[Record], # As for `bench_results`
 )->str: # Markdown, or a sentence where nothing was measured yet
@@ -572,7 +572,7 @@ def bench_table(
     found = bench_results(records)
     if found.empty: return "No bench record is committed here yet: `make bench` measures on a quiet machine and leaves them in `runs/bench/`."
     show = lambda r: f"{r.median:.3g}" + ("" if pd.isna(r.q1) else f" [{r.q1:.3g}, {r.q3:.3g}]")
-    machines = sorted({f"{r.device.threads} threads of {r.device.name}, {r.config['rounds']} rounds" for r in records if r.kind=="bench"})
+    machines = sorted({f"{r.device.words}, {r.config['rounds']} rounds" for r in records if r.kind=="bench"})
     return pipe_table(["part","what","how","measure","median [quartiles]","bar","verdict"], [[r.part, r.what, r.how, r.measure, show(r), r.bar, r.verdict] for r in found.itertuples()]) + f"\n\nMeasured on {'; '.join(machines)}."
 
 # %% ../../nbs/results/05_performance.ipynb #bb426b0f

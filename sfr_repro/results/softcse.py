@@ -50,7 +50,7 @@ def shared_setting(
     rest = {k:v for k,v in record.config.items() if k not in ("loss","teacher","evaluate")}
     return rest, record.config["loss"]["constants"].get("tau"), record.config.get("evaluate",{}).get("rendering"), record.device.precision
 
-# %% ../../nbs/results/03_softcse.ipynb #bb54f65e
+# %% ../../nbs/results/03_softcse.ipynb #1ea43249
 def comparable_runs(
     records:Sequence[Record], # Of any experiment
 )->pd.DataFrame: # Columns: variant, seed, dev, test; SoftCSE's runs from the newest one's encoder and data, and InfoNCE's that fit them
@@ -65,8 +65,7 @@ def comparable_runs(
     for r in known:
         scores = sts_scores([r])
         if shared_setting(r) != shared_setting(newest) or scores.inputs.iloc[0] != mark: continue
-        best = next(p for p in r.trajectory if p.step==r.selection.best_step)
-        rows.append({"variant":variant(r), "seed":r.seed, "dev":100*best.metrics[r.selection.metric], "test":scores.filter(like="average").iloc[0,0], "id":r.id})
+        rows.append({"variant":variant(r), "seed":r.seed, "dev":100*r.chosen, "test":scores.filter(like="average").iloc[0,0], "id":r.id})
     table = pd.DataFrame(rows).drop_duplicates(["id","seed"])
     return table[table.id==table.groupby("variant").id.transform("last")].drop(columns="id")       # of a variant run with two sets of constants, the newer
 
@@ -133,7 +132,7 @@ def softcse_figure(
     if len(kinds) > 1: sns.move_legend(ax, "lower center", bbox_to_anchor=(.5,1), ncols=4, title=None, frameon=False)
     return fig
 
-# %% ../../nbs/results/03_softcse.ipynb #a7e0dc67
+# %% ../../nbs/results/03_softcse.ipynb #fde1f7e0
 def dev_choices(
     records:Sequence[Record], # Of any experiment; those named `softcse_constants_...` count
 )->pd.DataFrame: # Columns: rule, constant, value, STS-B dev, chosen; one row per run
@@ -143,7 +142,6 @@ def dev_choices(
         if not r.experiment.name.startswith("softcse_constants_") or r.kind!="train": continue
         k = r.config["loss"]["constants"]
         constant = "alpha" if k["rule"] in TEMPERATURE_RULES else "kappa"
-        best = next(p for p in r.trajectory if p.step==r.selection.best_step)
-        rows.append((k["rule"], constant, k[constant], 100*best.metrics[r.selection.metric]))
+        rows.append((k["rule"], constant, k[constant], 100*r.chosen))
     table = pd.DataFrame(rows, columns=["rule","constant","value","STS-B dev"]).sort_values(["rule","value"], ignore_index=True)
     return table.assign(chosen=table["STS-B dev"]==table.groupby("rule")["STS-B dev"].transform("max") if len(table) else [])

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['evaluations', 'model_label', 'transfer_scores', 'retrieval_scores', 'scores_table', 'said_of']
 
-# %% ../../nbs/results/06_transfer_retrieval.ipynb #2ca7c066
+# %% ../../nbs/results/06_transfer_retrieval.ipynb #64675cef
 from collections.abc import Sequence
 import pandas as pd
 from ..core.records import Record, pipe_table
@@ -13,6 +13,7 @@ from ..data.sts import STS_SETS
 from ..data.transfer import TRANSFER_SETS
 from ..evaluate.retrieval import MEASURES
 from ..evaluate.sts import averaged_sets
+from .report import loss_label
 
 # %% ../../nbs/results/06_transfer_retrieval.ipynb #c69b54e1
 def evaluations(
@@ -21,16 +22,14 @@ def evaluations(
     "The records that this page is about"
     return [r for r in records if r.kind=="evaluate" and any(k.startswith(("transfer/","retrieval/")) for k in r.metrics)]
 
-# %% ../../nbs/results/06_transfer_retrieval.ipynb #119e2efa
+# %% ../../nbs/results/06_transfer_retrieval.ipynb #c9829dff
 def model_label(
     record:Record, # An evaluation
     runs:Sequence[Record], # Records of training, among which the model's own may be
 )->str: # For example "sfr-mini" or "infonce (tau=0.2), seed 0"
     "What a model is called in this page's tables"
     for r in runs:
-        if f"{r.experiment.name}-{r.id}-s{r.seed}" == record.encoder.name:
-            constants = ", ".join(f"{k}={v}" for k,v in r.config["loss"]["constants"].items())
-            return f"{r.config['loss']['name']}{f' ({constants})' if constants else ''}, seed {r.seed}"
+        if r.run_name==record.encoder.name: return f"{loss_label(r)}, seed {r.seed}"
     return record.encoder.name
 
 # %% ../../nbs/results/06_transfer_retrieval.ipynb #ab46c3d9
@@ -70,13 +69,13 @@ def scores_table(
     if scores.empty: return "No evaluation of this kind is committed here yet: `sfr-repro evaluate MODEL --tasks sts,transfer,retrieval,geometry`, then `sfr-repro records add`."
     return pipe_table(scores.columns, [[v if isinstance(v, str) else "-" if pd.isna(v) else f"{v:.2f}" for v in row] for row in scores.itertuples(index=False)])
 
-# %% ../../nbs/results/06_transfer_retrieval.ipynb #e082223d
+# %% ../../nbs/results/06_transfer_retrieval.ipynb #06d3ff28
 def said_of(
     records:Sequence[Record], # As `evaluations` gives them
 )->str: # One sentence, or none
     "Where the scores come from"
     if not records: return ""
     one = lambda values: " and ".join(sorted(set(values)))
-    devices = one(f"{r.device.threads} thread{'s'*(r.device.threads != 1)} of {r.device.name}, {r.device.precision}" for r in records)
+    devices = one(f"{r.device.words}, {r.device.precision}" for r in records)
     times = ", ".join(f"{r.encoder.name} {r.seconds/60:.0f} min" for r in records)
     return f"Data source: {one(d.source.split()[0] for r in records for d in r.data)}. {devices}. Time of a whole evaluation, cached vectors counted as they were: {times}."

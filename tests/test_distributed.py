@@ -19,10 +19,12 @@ import torch
 from torch import nn
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 from torch.nn.parallel import DistributedDataParallel as DDP
+from transformers import BertConfig, BertModel
 from sfr_repro.core.checks import relative_error
 from sfr_repro.core.config import TrainConfig, load_experiment
 from sfr_repro.core.notation import UserError, unit_rows
 from sfr_repro.core.records import equal_records, read_record
+from sfr_repro.encode.packed import can_pack
 from sfr_repro.encode.teachers import frozen_teacher, self_teacher
 from sfr_repro.losses.registry import LOSSES, make_loss
 from sfr_repro.train.distributed import Processes, gather_views, join_processes
@@ -43,6 +45,14 @@ class Small:
         a, b = ids.chunk(2)
         x = torch.cat([self.model.first(a), self.model.second(b)])*mask[..., None]
         return self.model.top(self.model.drop(x.sum(1)/mask.sum(1, keepdim=True)))
+
+class Packed:
+    "A small BERT that the trainer packs; views are alike, for it drops nothing"
+    device, pooler = torch.device('cpu'), 'mean'
+    def __init__(self):
+        torch.manual_seed(0)
+        shape = dict(hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32, hidden_dropout_prob=0., attention_probs_dropout_prob=0.)
+        self.model = BertModel(BertConfig(vocab_size=WORDS, max_position_embeddings=T, **shape), add_pooling_layer=False).double()
 
 @dataclass(frozen=True)
 class Uneven(Processes):
@@ -104,6 +114,23 @@ def compare(here, counts, controls):
                 if controls and form == 'plain': errors[key+' control'] = relative_error(got(Plain(here.rank, here.size))[1:]*here.size, want[1:])
     return errors
 
+def compare_packed(here, counts):
+    "Through the row of real tokens that a BERT is trained on: at once and in chunks against one process; relative errors by name"
+    start, whole = sum(counts[:here.rank]), batch(sum(counts))
+    own, errors = part(whole, start, start+counts[here.rank]), {}
+    together = here if len(set(counts)) == 1 else Uneven(here.rank, here.size, counts)
+    for x in (whole, own): x.pop('rows')
+    for name in ('infonce', 'met'):
+        def step(two, x): loss = two(**x)['loss']; loss.backward(); return loss
+        two, one = (TwoViews(Packed(), nn.Identity(), make_loss(name), processes=p).train() for p in (together, None))
+        assert can_pack(two.encoder)
+        ddp, want = DDP(two), measured(one, lambda: step(one, whole))
+        assert want[1:].norm() > 0
+        errors[f'{name} at once'] = relative_error(measured(two, lambda: step(ddp, own)), want)
+        errors[f'{name} in chunks'] = relative_error(measured(two, lambda: cached_backward(two, own, 2, wrapped=ddp)), want)
+        errors[f'{name} control'] = relative_error(measured(one, lambda: step(one, own)), want)
+    return errors
+
 def count_reductions(here):
     "All-reduces of gradients in one step: at once, in chunks, and the control, in chunks without `no_sync`"
     found, own = {}, part(batch(B), here.rank*B//here.size, (here.rank+1)*B//here.size)
@@ -152,7 +179,7 @@ def work(rank, size, port, folder):
     os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(size), MASTER_ADDR='127.0.0.1', MASTER_PORT=str(port), HF_HUB_OFFLINE='1')
     here = join_processes()
     uneven = tuple(map(len, torch.arange(B-1).tensor_split(size)))
-    found = {'even': compare(here, (B//size,)*size, True), 'uneven': compare(here, uneven, False), 'reductions': count_reductions(here),
+    found = {'even': compare(here, (B//size,)*size, True), 'uneven': compare(here, uneven, False), 'packed': [compare_packed(here, c) for c in ((B//size,)*size, uneven)], 'reductions': count_reductions(here),
              'views': [views_of_one_sentence(here, s, seeded) for s, seeded in ((0, True), (4, True), (0, False))]}
     mine = order(folder, here)
     found['order'] = [[here.rows(b) for b in epoch] for epoch in mine]
@@ -189,6 +216,12 @@ def test_a_plain_gather_has_one_wth_of_the_gradient(found):
     controls = {k: e for k, e in seen['even'].items() if k.endswith('control')}
     assert {k.split()[0] for k in controls} == set(LOSSES)
     assert max(controls.values()) < 1e-9, 'times the number of processes it is the gradient'
+
+def test_a_packed_bert_has_the_gradient_of_one_process(found):
+    size, seen = found
+    for errors in seen['packed']:
+        assert len(errors) == 6
+        assert all((e > .1) if k.endswith('control') else (e < 1e-9) for k, e in errors.items()), errors
 
 def test_one_all_reduce_a_step(found):
     size, seen = found

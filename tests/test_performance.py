@@ -127,7 +127,7 @@ def test_useful_work_counts_no_padding():
 
 @pytest.mark.once
 def test_geometry_of_sums_is_that_of_tables():
-    found = bench(('geometry',), replace(SMALL, corpus=120))['geometry']
+    found = bench(('geometry',), replace(SMALL, corpora=(120,)))['geometry']
     assert found['geometry/sfr-mini 120 sentences/fp32/largest/difference'] < 1e-6 and found['geometry/sfr-mini 120 sentences/fp32/median/ratio'] > 0
 
 @pytest.mark.once

@@ -1,5 +1,7 @@
 "Labelled sentences and the classifier on frozen vectors: a made-up folder and hub always, the real sets where they are"
+import csv
 import zlib
+import departures
 import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
@@ -181,3 +183,24 @@ def test_bags_of_words_tell_questions_apart():
     data = load_transfer("TREC", FOLDER)
     shares = np.bincount(data.labels[data.rows("test")])/500
     assert evaluate_transfer(lambda s: words(s, 32), sets=data)["TREC"] > shares.max()+.2
+
+# --- the program that measures departures from SentEval's classifiers -----------------------------------------------------
+
+@pytest.mark.once
+@pytest.mark.parametrize("splits,classes", [(("all",),("bad","good")), (("train","train","test"),("bad","good","middling"))])
+def test_departures_start_from_the_classifier_here(splits, classes):
+    d = toy(n=360, splits=splits, classes=classes)
+    x = words(d.sentence1, 16).astype(float) + np.random.default_rng(0).normal(size=(len(d),16))
+    found,Cs = departures.variants(d, x), CS["all" if splits==("all",) else "test"]
+    np.testing.assert_allclose(departures.accuracy(d, x, departures.choose(departures.Solved, Cs)), found["here"](), rtol=1e-12)
+    assert ("one class against the rest" in found) == (len(classes) > 2)
+    lone = {k: found[k]() for k in ("intercept penalised","SentEval, scikit-learn (liblinear)","folds of seed 1112")}
+    assert all(1/len(classes) < v <= 1 for v in lone.values())
+    short = departures.accuracy(d, x/64, departures.choose(departures.Adam, departures.DECAYS[:1], held=True))
+    assert short <= found["here"]() + .05                      # it stops before small weights have grown
+
+def test_the_table_of_departures_is_whole():
+    with open(departures.CSV) as f: rows = list(csv.DictReader(f))
+    for name in {r["set"] for r in rows}:
+        mine = [r["departure"] for r in rows if r["set"]==name]
+        assert "here" in mine and len(set(mine)) == len(mine)

@@ -4,6 +4,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from dataclasses import replace
+import numpy as np
 from sfr_repro.core.notation import UserError
 from sfr_repro.results.performance import PARTS, SMALL, Sizes, bench
 
@@ -17,10 +18,16 @@ def main(argv=None):
     ask.add_argument('--force', action='store_true', help='on a busy machine too; then nothing is kept')
     ask.add_argument('--small', action='store_true', help="a minute on the project's own sentences, to see that it runs; nothing is kept")
     o = ask.parse_args(argv)
-    given = {k: tuple(v) if isinstance(v, list) else v for k, v in vars(o).items() if k in ('models', 'batches', 'rounds') and v}
+    given = {k: tuple(v) if isinstance(v, list) else v for k, v in vars(o).items() if k in ('models', 'batches', 'rounds') and v is not None}
     try:
+        for key, least in (('rounds', 1), ('batches', 2)):
+            for v in np.ravel(given.get(key, least)):
+                if v < least: raise UserError(f'--{key} is {v}: it must be at least {least}')
+        if (folder := Path(o.out)).exists() and not folder.is_dir(): raise UserError(f'--out is {o.out!r}: it must be a folder')
         for part in o.only or PARTS:
             for key, value in bench((part,), replace(SMALL if o.small else Sizes(), **given), o.out, force=o.force)[part].items(): print(f'{key:75s} {value:.4g}', flush=True)
-    except UserError as e: sys.exit(f'bench: {e}')
+    except UserError as e:
+        print(f'bench: {e}', file=sys.stderr)
+        sys.exit(2)
 
 if __name__ == '__main__': main()

@@ -126,7 +126,9 @@ def main(argv=None):
     ask.add_argument('--sets', nargs='+', default=SETS, help=f"of the seven transfer sets; default: {' '.join(SETS)}")
     o = ask.parse_args(argv)
     try: rows = list(measure([load_transfer(s) for s in o.sets], SentenceEncoder.from_pretrained('sfr-mini', pooler='mean')))
-    except UserError as e: sys.exit(f'departures: {e}')
+    except UserError as e:
+        print(f'departures: {e}', file=sys.stderr)
+        sys.exit(2)
     with open(o.out, 'w', newline='') as f:
         table = csv.DictWriter(f, rows[0], lineterminator='\n')
         table.writeheader(); table.writerows(rows)

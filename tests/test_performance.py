@@ -59,9 +59,13 @@ def test_verdicts():
     assert bench_results([type('R', (), {'kind': 'train', 'metrics': {'sts/STS12/test/all/spearman': .5}})]).empty
 
 @pytest.mark.once
-def test_mistakes(capsys):
+def test_mistakes(capsys, tmp_path):
     with pytest.raises(UserError, match="part is 'speed': it must be one of step, sts"): bench(('speed',))
-    with pytest.raises(SystemExit, match="bench: part is 'speed'"): program.main(['--only', 'speed'])
+    (tmp_path/'file').write_text('x')
+    for given, said in ((['--only', 'speed'], "part is 'speed'"), (['--rounds', '0'], '--rounds is 0: it must be at least 1'), (['--batches', '64', '1'], '--batches is 1: it must be at least 2'),
+                        (['--out', str(tmp_path/'file')], 'it must be a folder')):
+        with pytest.raises(SystemExit) as e: program.main(given)
+        assert e.value.code == 2 and said in capsys.readouterr().err
 
 @pytest.mark.once
 def test_profile():
@@ -139,7 +143,32 @@ def test_a_step_and_the_evaluation_beside_sentence_transformers():
     assert step['step/sfr-mini b8/fp32/median/ratio'] > 0 and 0 < step['step/sfr-mini b8/fp32/median/share of peak'] < 1
     assert sts['evaluation/sfr-mini STS/fp32/largest/score difference'] < 1e-4 and sts['evaluation/sfr-mini STS/fp32/median/ratio'] > 0
 
+@pytest.mark.once
+def test_parts_have_the_keys_of_their_bars():
+    one = replace(SMALL, rounds=1, precisions=('fp32',))
+    found = bench(('profile', 'causes', 'extras'), one)
+    assert sum(v for k, v in found['profile'].items() if '/fp32/' in k) == pytest.approx(1)
+    assert set(k.split('/')[2] for k in found['causes']) == set(perf.CAUSES) and all(v > 0 for v in found['causes'].values())
+    assert bench_results([type('R', (), {'kind': 'bench', 'metrics': found['extras']})]).bar.tolist() == ['at most 1.05', 'at most 0.05']
+
+@pytest.mark.once
+def test_the_start_has_the_keys_of_its_bar():
+    pytest.importorskip('sentence_transformers')
+    rows = bench_results([type('R', (), {'kind': 'bench', 'metrics': bench(('start',), replace(SMALL, rounds=1))['start']})])
+    assert rows.bar.tolist().count('at most 1') == 1 and (rows['median'].drop(0) > 0).all()
+
+def test_a_cause_is_taken_away_and_put_back():
+    from sfr_repro.encode.encoder import SentenceEncoder
+    from sfr_repro.train import trainer
+    before, encoder = (trainer.can_pack, trainer.fast_dropout), SentenceEncoder.from_pretrained('sfr-mini')
+    assert trainer.can_pack(encoder) and perf._without('padded batches', lambda: trainer.can_pack(encoder)) is False
+    def kinds():
+        with trainer.fast_dropout(encoder.model): return {type(m).__name__ for m in encoder.model.modules() if 'Dropout' in type(m).__name__}
+    assert kinds() == {'FastDropout'} and perf._without("torch's dropout", kinds) == {'Dropout'} and before == (trainer.can_pack, trainer.fast_dropout)
+
 def test_committed_bench_records_keep_the_rules():
     for r in read_records(ROOT/'nbs/records/runs', kind='bench'):
         assert r.config['part'] in PARTS and all(k.count('/') == 4 for k in r.metrics) and r.experiment.name == f"bench-{r.config['part']}"
         assert not bench_results([r]).empty or r.config['part'] == 'profile'
+    parts = [r.config['part'] for r in read_records(ROOT/'nbs/records/runs', kind='bench')]
+    assert len(set(parts)) == len(parts), 'one record a part: supersede the older'

@@ -88,7 +88,13 @@ def forward_packed(
     hidden = [_wide(x[0], places, n*T).view(n, T, -1) for x in (out.hidden_states if layers else (out.last_hidden_state,))]
     return pool(hidden, attention_mask, encoder.pooler)
 
-# %% ../../nbs/encode/03_packed.ipynb #a40ada30
+# %% ../../nbs/encode/03_packed.ipynb #318b6f72
+def _masked(x, keep, scale):
+    "`x` where `keep`, otherwise 0, times `scale`"
+    bits = {2:torch.int16, 4:torch.int32, 8:torch.int64}[x.element_size()]
+    return (x.view(bits) & keep.view(torch.int8).to(bits).neg_()).view(x.dtype).mul_(scale)
+
+# %% ../../nbs/encode/03_packed.ipynb #c2889135
 class _Drop(torch.autograd.Function):
     "Equation (dropout)"
     @staticmethod
@@ -97,9 +103,9 @@ class _Drop(torch.autograd.Function):
         t = min(round(p*65536), 65535)
         ctx.scale = 65536/(65536-t)
         ctx.save_for_backward(keep := bits >= t-32768)
-        return torch.where(keep, x, 0).mul_(ctx.scale)
+        return _masked(x, keep, ctx.scale)
     @staticmethod
-    def backward(ctx, g): return torch.where(ctx.saved_tensors[0], g, 0).mul_(ctx.scale), None
+    def backward(ctx, g): return _masked(g, ctx.saved_tensors[0], ctx.scale), None
 
 # %% ../../nbs/encode/03_packed.ipynb #8ff3dccb
 class FastDropout(nn.Dropout):

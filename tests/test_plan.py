@@ -1,6 +1,8 @@
 "The plan: counted against PyTorch's own counter, the facts it rests on, its errors, and the rehearsal of large runs"
 import subprocess, sys
 from dataclasses import replace
+from pathlib import Path
+from unittest.mock import patch
 import pytest, torch
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import BertConfig, BertModel, RobertaConfig, RobertaModel
@@ -9,11 +11,13 @@ from conftest import ROOT, quiet
 from sfr_repro.core.config import TrainConfig, load_experiment
 from sfr_repro.core.notation import UserError
 from sfr_repro.core.records import read_record, read_records
-from sfr_repro.encode.encoder import YARDSTICK, SentenceEncoder, make_head, tokenize
+from sfr_repro.encode.encoder import YARDSTICK, SentenceEncoder, best_device, make_head, tokenize
+from sfr_repro.encode.packed import FastDropout, forward_packed
 from sfr_repro.losses.registry import make_loss
 from sfr_repro.train.plan import (AFTER, DEV, DEVICES, PROBE, TASK_TEXTS, Device, encoder_shape, forward_flops, measured_share, memory_of, plan, plan_steps,
                                   plan_table, plan_text, rehearse, show_time, stand_in, step_flops, work_of)
-from sfr_repro.train.trainer import TwoViews, freeze_embeddings
+from sfr_repro.train.run import open_encoder
+from sfr_repro.train.trainer import TwoViews, freeze_embeddings, train
 
 PAPER = ROOT/'nbs/experiments/paper'
 def paper(name, *more): return load_experiment(PAPER/f'infonce_{name}.toml', more)[0]
@@ -105,7 +109,41 @@ def test_what_bounds_a_small_model_on_a_large_card():
     small = plan(embedded(), 'h100')
     assert 'bound the training' in ' '.join(small.assumptions) and small.seconds['training'] == pytest.approx(200*100*4*1e-5)
     assert 'bound the training' not in ' '.join(plan(paper('roberta'), 'a100').assumptions)
-    assert 'set train.chunk' in plan_text(plan(paper('roberta', 'train.batch=4096'), 'rtx4090')) and 'set train.chunk' not in plan_text(small)
+
+@pytest.mark.once
+def test_advice_names_what_is_largest_and_helps():
+    "Chunk, then tile, then it fits; what neither helps is said too; a device of one's own is judged by its memory"
+    big = 'train.batch=65536'
+    def advice(*more, device='rtx4090'): p = plan(paper('roberta', *more), device); assert (p.advice in str(p)) and ('This is more than' in str(p)) == bool(p.advice); return p.advice
+    assert 'the largest part is the activations: set train.chunk,' in advice('train.batch=4096') and 'tile' not in advice('train.batch=4096')
+    assert 'set train.chunk,' in advice(big) and 'set a smaller train.chunk than 32768,' in advice(big, 'train.chunk=32768')
+    assert 'the largest part is the loss: set loss.tile,' in advice(big, 'train.chunk=64') and 'chunk' not in advice(big, 'train.chunk=64')
+    assert 'set a smaller loss.tile than 32768,' in advice(big, 'train.chunk=64', 'loss.tile=32768')
+    assert advice(big, 'train.chunk=64', 'loss.tile=1024') == '' == advice(big, 'train.chunk=64', device='h100')
+    vicreg = load_experiment(PAPER/'vicreg_roberta.toml', (big, 'train.chunk=64'))[0]
+    assert 'set a smaller train.batch, as vicreg has no tiled form' in plan(vicreg, 'rtx4090').advice
+    held = plan(paper('bert'), 'h100').held
+    for memory, said in ((held*.99, 'GB of mine, and beside'), (held, ''), (1e9, 'take a smaller encoder')):
+        p = plan(paper('bert'), replace(DEVICES['h100'], name='mine', memory=memory))
+        assert said in p.advice and bool(said) == bool(p.advice)
+
+@pytest.mark.once
+def test_a_plan_refuses_what_a_run_refuses_in_its_words(tmp_path):
+    "And nothing else: the largest length, the whole corpus as a batch, no training at all"
+    def said(f, *args):
+        with pytest.raises(UserError) as e: f(*args)
+        return str(e.value)
+    small = embedded('data.sentences=10', 'train.batch=16')
+    by_train = lambda: train(SentenceEncoder.from_pretrained('sfr-mini'), make_head('none', 8), make_loss('infonce'), [[2, 3]]*10, small.train, dict, tmp_path)
+    assert said(plan, small, 'h100') == said(by_train) == 'train.batch is 16: the corpus has 10 sentences, and a batch cannot be larger'
+    for name in ('sfr-mini', YARDSTICK, str(stand_in('roberta-base', tmp_path, **TINY))):
+        most = SentenceEncoder.from_pretrained(name, pooler='mean').max_length
+        def sized(n): return embedded(f"encoder.name='{name}'", f'encoder.max_length={n}')
+        assert said(plan, sized(most+1), 'h100') == said(open_encoder, sized(most+1)) and plan(sized(most), 'h100').steps == 200
+    assert 'roberta-base reads at most 512 word pieces' in said(plan, paper('roberta', 'encoder.max_length=513'), 'h100') and plan(paper('roberta', 'encoder.max_length=512'), 'h100')
+    assert 'needs' not in said(plan, paper('bert', 'data.sentences=127'), 'h100') and plan(paper('bert', 'data.sentences=128'), 'h100').steps == 1
+    assert plan(embedded('data.sentences=10', 'train.steps=0'), 'cpu2').work['training'] == 0
+    assert plan_steps(paper('bert', 'data.sentences=384', 'train.epochs=0.5')) == 2                      # as the trainer rounds
 
 @pytest.mark.once
 def test_a_teacher_and_a_device_of_ones_own():
@@ -119,7 +157,7 @@ def test_a_teacher_and_a_device_of_ones_own():
 def test_committed_runs_say_what_two_cores_reach():
     runs = read_records(ROOT/'nbs/records/runs')
     share, name = measured_share(runs, DEVICES['cpu2'], 'bf16')
-    assert 0 < share < 1 and name in {r.experiment.name+f'-{r.id}-s{r.seed}' for r in runs}
+    assert 1/3 < share/DEVICES['cpu2'].share['bf16'] < 3 and name in {r.experiment.name+f'-{r.id}-s{r.seed}' for r in runs}
     assert measured_share([], DEVICES['cpu2'], 'bf16') is None and measured_share([r for r in runs if r.kind != 'train'], DEVICES['cpu2'], 'bf16') is None
     assert name in plan_text(plan(embedded(), 'cpu2', runs)) and name not in plan_text(plan(embedded(), 'h100', runs))
 
@@ -152,8 +190,18 @@ def test_an_encoder_that_is_not_here_is_a_sentence_offline(tmp_path):
 TINY = dict(num_hidden_layers=1, hidden_size=16, num_attention_heads=2, intermediate_size=32)
 
 @pytest.mark.once
-def test_rehearsal_of_roberta_in_chunks(tmp_path):
-    record = read_record(rehearse(paper('roberta'), tmp_path, smaller=TINY, batch=32, chunk=10))
-    assert [p.step for p in record.trajectory] == [0, 2] and record.trajectory[-1].loss > 0
-    assert record.encoder.name.endswith('roberta-base-random-own-bpe') and record.config['train']['chunk'] == 10
-    assert {d.source for d in record.data} == {'embedded'} and record.config['encoder']['head'] == 'tanh-linear'
+@pytest.mark.parametrize('packed', [False, True])
+@pytest.mark.parametrize('name,steps,passes', [('bert', {}, 2), ('roberta', {'batch': 32, 'chunk': 10}, 2*4*2)])
+def test_rehearsal_takes_the_path_it_says(tmp_path, name, steps, passes, packed):
+    "A GPU's path by default: padded rows, torch's attention with its own dropout, `nn.Dropout`; the packed one is the control"
+    attend, drop = torch.nn.functional.scaled_dot_product_attention, FastDropout.forward
+    with (patch('sfr_repro.train.trainer.forward_packed', wraps=forward_packed) as packs, patch.object(torch.nn.functional, 'scaled_dot_product_attention', wraps=attend) as sdpa,
+          patch.object(FastDropout, 'forward', autospec=True, side_effect=drop) as drops):
+        record = read_record(rehearse(paper(name), tmp_path, smaller=TINY, packed=packed, **steps))
+    trained = [c for c in sdpa.call_args_list if c.kwargs['dropout_p'] > 0]              # evaluation drops nothing
+    here = packed and best_device() == 'cpu'
+    assert (packs.call_count, len(trained), drops.call_count > 0) == ((passes, 0, True) if here else (0, passes*TINY['num_hidden_layers'], False))
+    assert [p.step for p in record.trajectory] == [0, 2] and 0 < record.trajectory[-1].loss < float('inf')
+    assert Path(record.encoder.name).name == {'bert': 'bert-base-uncased-random', 'roberta': 'roberta-base-random-own-bpe'}[name]
+    assert record.config['train'].get('chunk') == steps.get('chunk') and record.experiment.name.endswith('-packed') == packed
+    assert {d.source for d in record.data} == {'embedded'} and record.config['encoder']['head'] == {'bert': 'linear', 'roberta': 'tanh-linear'}[name]

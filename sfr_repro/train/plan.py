@@ -8,21 +8,26 @@ __all__ = ['PAPERS', 'BERT_LIKE', 'DEVICES', 'LAUNCHES', 'DEV', 'PROBE', 'TASK_T
            'Texts', 'plan_steps', 'work_of', 'memory_of', 'Plan', 'plan', 'show_time', 'plan_text', 'plan_table',
            'stand_in', 'rehearse']
 
-# %% ../../nbs/train/04_plan.ipynb #ebec1598
+# %% ../../nbs/train/04_plan.ipynb #5a704b0b
+import math
 from collections.abc import Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
+from unittest.mock import patch
 import torch
 from tokenizers import ByteLevelBPETokenizer
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoConfig, AutoModel, BertConfig, PretrainedConfig, RobertaConfig, RobertaTokenizerFast, AutoTokenizer
+from transformers.models.auto.tokenization_auto import get_tokenizer_config
 from ..core.config import SECTIONS, RunConfig, TrainConfig, _plain
 from ..core.notation import UserError
 from ..core.records import Record, pipe_table
 from ..data.mini_sts import load_mini_corpus
-from ..encode.encoder import YARDSTICK, _locate, _quiet
+from ..encode.encoder import YARDSTICK, _locate, _quiet, first_position
 from ..losses.registry import Loss
-from .run import run, settle
+from ..losses.tiled import tiled_form
+from .run import RunError, run, settle
 
 # %% ../../nbs/train/04_plan.ipynb #20c11668
 @dataclass(frozen=True)
@@ -180,7 +185,7 @@ class Texts:
 DEV,PROBE = Texts(2910, 47757, 945849), Texts(512, 7193, 126555)              # STS-B dev; what the probe of geometry reads at each look
 TASK_TEXTS = {"sts":Texts(26139, 373335, 6623919), "transfer":Texts(108108, 1780874, 43907862), "retrieval":Texts(75420, 1540096, 130471380), "geometry":Texts(1379, 19592, 349568)}
 
-# %% ../../nbs/train/04_plan.ipynb #056157b7
+# %% ../../nbs/train/04_plan.ipynb #1c7f679d
 def plan_steps(
     config:RunConfig, # One setting
 )->int: # Optimiser steps
@@ -188,7 +193,7 @@ def plan_steps(
     t = config.train
     if t.steps is not None: return t.steps
     if config.data.sentences is None: raise UserError("data.sentences is not set and train.epochs is: a plan needs data.sentences to know how many steps an epoch has")
-    return int(t.epochs*(config.data.sentences//t.batch))
+    return math.ceil(t.epochs*(config.data.sentences//t.batch))      # as the trainer rounds
 
 # %% ../../nbs/train/04_plan.ipynb #58cdbcef
 def work_of(
@@ -221,7 +226,7 @@ def memory_of(
     return {"weights":4.*s.parameters, "gradients":4.*trained, "AdamW":8.*trained, "matrices in bf16":2.*s.layers*s.linear if precision=="bf16" else 0.,
             "activations":float(rows*e.max_length*s.layers*activation_bytes(s, e.max_length, precision, gpu)), "loss":4.*(4*t.batch*tile + 8*t.batch*s.width)}
 
-# %% ../../nbs/train/04_plan.ipynb #702b66e5
+# %% ../../nbs/train/04_plan.ipynb #81d8df5b
 @dataclass(frozen=True)
 class Plan:
     "What a run is expected to cost on a device"
@@ -234,6 +239,7 @@ class Plan:
     memory:dict[str,float] # Bytes by part
     seconds:dict[str,float] # By the parts of `work`
     assumptions:tuple[str,...] # One sentence each
+    advice:str # Which setting helps where the device has too little memory; else empty
 
     @property
     def total(self)->float: return sum(self.seconds.values()) # Seconds in all
@@ -241,7 +247,42 @@ class Plan:
     def held(self)->float: return sum(self.memory.values()) # Bytes in all
     def __str__(self): return plan_text(self)
 
-# %% ../../nbs/train/04_plan.ipynb #fbb075da
+# %% ../../nbs/train/04_plan.ipynb #e90970cb
+def _advice(config, memory, d):
+    "What to set where a step does not fit"
+    if sum(memory.values()) <= d.memory: return ""
+    largest,model = max(("activations","loss"), key=memory.get), sum(b for part,b in memory.items() if part not in ("activations","loss"))
+    said = f"This is more than the {d.memory/1e9:.3g} GB of {d.name}"
+    if model > d.memory: return f"{said}, and so are weights, gradients and moments alone: take a smaller encoder."
+    more = lambda name,size: f"set a smaller {name} than {size}" if size else f"set {name}"
+    how = (f"{more('train.chunk', config.train.chunk)}, which holds the activations of one chunk only" if largest=="activations" else
+           f"{more('loss.tile', config.loss.tile)}, which holds one strip of the cosines only" if _tiles(config) else f"set a smaller train.batch, as {config.loss.name} has no tiled form")
+    return f"{said}, and beside the model itself the largest part is the {largest}: {how}."
+
+# %% ../../nbs/train/04_plan.ipynb #3c11c33c
+def _tiles(config):
+    "Whether the loss has a tiled form"
+    loss = settle(config)[1]
+    try: tiled_form(loss.spec, loss.constants, 1)
+    except UserError: return False
+    return True
+
+# %% ../../nbs/train/04_plan.ipynb #f24ea31f
+def _check(config):
+    "What a run would not start with"
+    e,t,n = config.encoder, config.train, config.data.sentences
+    most = _reads(e.name)
+    if e.max_length > most: raise RunError(f"encoder.max_length is {e.max_length}: {e.name} reads at most {most} word pieces")
+    if n is not None and t.steps != 0 and t.batch > n: raise UserError(f"train.batch is {t.batch}: the corpus has {n} sentences, and a batch cannot be larger")
+
+# %% ../../nbs/train/04_plan.ipynb #b102f64b
+def _reads(name):
+    "The longest text that an encoder reads whole, as `SentenceEncoder.max_length`"
+    config = encoder_config(name)
+    places = config.max_position_embeddings - first_position(config)
+    return places if str(name) in PAPERS else min(places, get_tokenizer_config(_locate(name)).get("model_max_length", places))
+
+# %% ../../nbs/train/04_plan.ipynb #18f54030
 def plan(
     config:RunConfig, # One setting
     device:str|Device, # A name of `DEVICES`, or a device of your own
@@ -249,6 +290,7 @@ def plan(
 )->Plan:
     "Work, memory and time of a run that is not run"
     if isinstance(device, str) and device not in DEVICES: raise UserError(f"device is {device!r}: it must be one of {', '.join(DEVICES)}")
+    _check(config)
     d = DEVICES[device] if isinstance(device, str) else device
     precision = "bf16" if config.train.precision=="auto" else config.train.precision
     known = measured_share(records, d, precision) if not d.gpu else None
@@ -258,12 +300,13 @@ def plan(
     floor = steps*d.launch*LAUNCHES*s.layers*(1 if not config.train.chunk else -(-config.train.batch//config.train.chunk))
     bound = floor > seconds["training"]
     seconds["training"] = max(seconds["training"], floor)
-    return Plan(config.experiment, config.encoder.name, d.name, precision, steps, work, memory_of(config, precision, d.gpu), seconds, _assumed(config, d, precision, share, known, bound))
+    memory = memory_of(config, precision, d.gpu)
+    return Plan(config.experiment, config.encoder.name, d.name, precision, steps, work, memory, seconds, _assumed(config, d, precision, share, known, bound), _advice(config, memory, d))
 
 # %% ../../nbs/train/04_plan.ipynb #dac43253
 AFTER = {"transfer":"the logistic regressions of transfer", "retrieval":"the search of retrieval", "geometry":"the sums of geometry"} # What a task does beside encoding
 
-# %% ../../nbs/train/04_plan.ipynb #cf1334bb
+# %% ../../nbs/train/04_plan.ipynb #84d7239e
 def _assumed(config, d, precision, share, known, bound):
     "What a plan rests on, one sentence each"
     peak = f"{d.peak[precision]/1e12:.4g} TFLOP/s"
@@ -271,7 +314,7 @@ def _assumed(config, d, precision, share, known, bound):
     read = ", ".join(f"{TASK_TEXTS[t].sentences:,} for {t}" for t in tasks)
     left = [what for t,what in AFTER.items() if t in tasks] + ["the sums of geometry while training"]*bool(config.train.measure_every) + ["the ppmi teacher's co-occurrences"]*(config.teacher.name=="ppmi")
     return (f"{d.name}: {peak} in {precision} ({d.source})" + ("; never run here" if d.gpu else ""),
-            f"{100*share:.0f} % of that peak is reached, " + (f"as in the record {known[1]}" if known else "assumed"),
+            f"{100*share:.0f} % of that peak is reached, " + (f"as in the record {known[1]}, padding counted as work" if known else "assumed"),
             *((f"{LAUNCHES} kernels a layer and step at {1e6*d.launch:.0f} microseconds each, assumed" + (": they, not the arithmetic, bound the training" if bound else ""),) if d.gpu else ()),
             f"each training row is {config.encoder.max_length} tokens, padding included; evaluation reads {DEV.sentences:,} sentences a look and at the end {read}, in BERT's word pieces, up to 512 of them, without padding",
             *((f"the probe of geometry reads {PROBE.sentences} sentences a look",) if config.train.measure_every else ()), *((f"not counted: {', '.join(left)}",) if left else ()), *(("the embedded source has less to evaluate than is counted here",) if config.data.source=="embedded" else ()))
@@ -285,7 +328,7 @@ def show_time(
         if seconds >= 1.5*size: return f"{seconds/size:.1f} {unit}"
     return f"{seconds:.1f} s"
 
-# %% ../../nbs/train/04_plan.ipynb #ad5856c0
+# %% ../../nbs/train/04_plan.ipynb #e1360fa8
 def plan_text(
     p:Plan, # What `plan` gave
 )->str: # Lines for a terminal
@@ -293,8 +336,7 @@ def plan_text(
     lines = [f"{p.name}: {p.encoder} on {p.device}, {p.precision}, {p.steps:,} steps", ""]
     lines += [pipe_table(["part","PFLOP","time"], [[k, f"{w/1e15:.3g}", show_time(p.seconds[k])] for k,w in p.work.items()] + [["all", f"{sum(p.work.values())/1e15:.3g}", show_time(p.total)]]), ""]
     lines += [pipe_table(["memory","GB"], [[k, f"{b/1e9:.2f}"] for k,b in p.memory.items() if b] + [["all", f"{p.held/1e9:.2f}"]]), ""]
-    room = DEVICES[p.device].memory if p.device in DEVICES else float("inf")
-    if p.held > room: lines += [f"This is more than the {room/1e9:.0f} GB of {p.device}: set train.chunk, which holds the activations of one chunk only.", ""]
+    if p.advice: lines += [p.advice, ""]
     return "\n".join(lines + ["Assumed:", *(f"- {a}" for a in p.assumptions)])
 
 # %% ../../nbs/train/04_plan.ipynb #24c6c61c
@@ -330,16 +372,23 @@ def _own_bpe(size):
     bpe.train_from_iterator(load_mini_corpus(), vocab_size=size, min_frequency=1, special_tokens=special, show_progress=False)
     return RobertaTokenizerFast(tokenizer_object=bpe._tokenizer, model_max_length=512)
 
-# %% ../../nbs/train/04_plan.ipynb #092e5b84
+# %% ../../nbs/train/04_plan.ipynb #5475ffeb
+@contextmanager
+def _padded():
+    "While it lasts, a CPU trains on the path of a GPU"
+    with patch("sfr_repro.train.trainer.can_pack", lambda encoder: False), patch("sfr_repro.train.trainer.fast_dropout", nullcontext): yield
+
+# %% ../../nbs/train/04_plan.ipynb #76b3c808
 def rehearse(
     config:RunConfig, # An experiment of the papers' size
     folder:str|Path, # For the stand-in, and the run below it
     steps:int=2, # Optimiser steps
     smaller:dict|None=None, # Over the encoder's config, for a quick rehearsal
+    packed:bool=False, # True: as a CPU trains; False: padded, as a GPU does
     **train, # Over `[train]`, such as `batch=64, chunk=16`
 )->Path: # Of the run's record
     "Walk the path of a large run, with random weights and few steps"
     place = stand_in(config.encoder.name, folder, **(smaller or {}))
-    small = replace(config, experiment=f"{config.experiment}-rehearsal", encoder=replace(config.encoder, name=str(place)),
+    small = replace(config, experiment=f"{config.experiment}-rehearsal{'-packed' if packed else ''}", encoder=replace(config.encoder, name=str(place)),
                     data=replace(config.data, corpus=("mini",), sentences=None, source="embedded"), train=replace(config.train, steps=steps, epochs=None, **train))
-    return run(small, Path(folder)/"runs", progress=False)
+    with nullcontext() if packed else _padded(): return run(small, Path(folder)/"runs", progress=False)

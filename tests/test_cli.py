@@ -60,6 +60,56 @@ def test_a_bad_score_file_names_file_and_line(folder):
     r = sfr('evaluate', 'sfr-mini', cwd=folder, SFR_DATA=str(folder/'data'))
     assert r.returncode == 2 and 'STS12.tsv' in r.stderr and 'score' in r.stderr
 
+ANALYSES = {
+    'no such model': (('./nowhere',), 'this is no folder with a model'),
+    'no such model to hold against': (('tiny', '--against', './nowhere'), 'this is no folder with a model'),
+    'no such file': (('tiny', '--sentences', 'nowhere.txt'), 'nowhere.txt cannot be read as text'),
+    'one sentence': (('tiny', '--sentences', 'one.txt'), 'sentences has 1 sentence'),
+    'unknown pooler': (('tiny', '--pooler', 'avg'), "pooler is 'avg'"),
+    'two models of one name': (('a/x/model', '--against', 'b/x/model'), "two models with one name, 'x/model'"),
+    'encoder and decoder': (('t5',), 'a t5 model is an encoder with a decoder'),
+    'output is a file': (('tiny', '--sentences', 'texts.txt', '--out', 'a_file'), 'cannot be written'),
+}
+
+@pytest.fixture(scope='module')
+def models(tmp_path_factory):
+    "Tiny models and texts"
+    import torch
+    from transformers import BertConfig, BertModel
+    from sfr_repro.data.mini_sts import load_mini_corpus
+    from sfr_repro.encode.encoder import SentenceEncoder
+    to, tokenizer = tmp_path_factory.mktemp('models'), SentenceEncoder.from_pretrained('sfr-mini').tokenizer
+    small = BertConfig(vocab_size=len(tokenizer), hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32, max_position_embeddings=64)
+    for seed, name in enumerate(('tiny', 'a/model', 'b/model')):
+        torch.manual_seed(seed); SentenceEncoder(BertModel(small, add_pooling_layer=False).eval(), tokenizer).save_pretrained(to/name)
+    for name in ('a/x/model', 'b/x/model', 't5'): (to/name).mkdir(parents=True)
+    (to/'t5/config.json').write_text('{"model_type": "t5"}'); (to/'t5/model.safetensors').write_text('')
+    (to/'one.txt').write_text('Only this one.\n'); (to/'a_file').write_text('')
+    (to/'texts.txt').write_text('\n'.join(load_mini_corpus()[:80])+'\n', encoding='utf-8')
+    return to
+
+@pytest.mark.once
+@pytest.mark.parametrize('name', ANALYSES)
+def test_what_cannot_be_analysed(name, models, monkeypatch, capsys):
+    from sfr_repro.cli import main
+    (args, said), before = ANALYSES[name], files(models)
+    monkeypatch.chdir(models); monkeypatch.setattr(sys, 'argv', ['sfr-repro', 'analyse', *args])
+    if '--sentences' not in args: sys.argv += ['--source', 'embedded']
+    with pytest.raises(SystemExit) as e: main()
+    err = capsys.readouterr().err
+    assert e.value.code == 2 and said in err and err.startswith('sfr-repro: ') and len(err.strip().splitlines()) == 1, err
+    assert files(models) == before
+
+@pytest.mark.once
+def test_two_tiny_models_are_analysed(models, tmp_path):
+    r = sfr('analyse', models/'b/model', '--against', models/'a/model', '--sentences', models/'texts.txt', '--out', tmp_path/'runs', cwd=tmp_path)
+    assert r.returncode == 0 and 'Traceback' not in r.stderr, r.stderr
+    page = Path(r.stdout.strip())
+    assert page.is_file() and 'b/model against a/model' in page.read_text(encoding='utf-8')
+    assert sorted(p.name for p in page.parent.iterdir()) == ['layers.png', 'record.json', 'report.html', 'sentences.png', 'tokens.png']
+    records = [json.loads(p.read_text()) for p in (tmp_path/'runs').glob('*/record.json')]
+    assert {o['encoder']['name'] for o in records} == {'a/model', 'b/model'} and {o['kind'] for o in records} == {'analyse'}
+
 def test_a_fault_of_ours_keeps_its_traceback(folder):
     code = 'import sfr_repro.cli as c\n@c.app.command()\ndef fault(): raise RuntimeError("ours")\nc.main()'
     r = subprocess.run([sys.executable, '-c', code, 'fault'], cwd=folder, capture_output=True, text=True)

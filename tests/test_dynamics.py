@@ -1,7 +1,8 @@
 "Learning dynamics and analyses: what a run's record and two models' records say, end to end on the project's own sentences"
+import copy, shutil
 from pathlib import Path
 import numpy as np, pytest, torch
-from transformers import BertConfig, BertModel
+from transformers import BertConfig, BertModel, BloomConfig, BloomModel, DebertaV2Config, DebertaV2Model, T5Config, T5Model
 
 from sfr_repro.analysis.dynamics import CLAIMS, claims_table, judge, trajectories
 from sfr_repro.core.config import load_experiment
@@ -9,7 +10,7 @@ from sfr_repro.core.notation import UserError
 from sfr_repro.core.records import metrics_table, read_record
 from sfr_repro.data.mini_sts import load_mini_corpus
 from sfr_repro.encode.encoder import SentenceEncoder
-from sfr_repro.results.isotropy import analyse, before_after, token_shifts, token_table
+from sfr_repro.results.isotropy import analyse, before_after, layer_figure, missing_reading, model_names, token_shifts, token_table, wide_table
 from sfr_repro.results.report import sts_scores
 from sfr_repro.train.run import run
 
@@ -95,3 +96,69 @@ def test_other_weights_under_one_name_are_refused(tiny, tmp_path):
 def test_what_cannot_be_analysed(tiny, tmp_path, said, options):
     with pytest.raises(UserError, match=said) as e: analyse(tiny/"new", out=tmp_path/"out", **options)
     assert "\n" not in str(e.value) and not (tmp_path/"out").exists()
+
+def test_two_folders_of_one_name_are_two_models(tiny, tmp_path):
+    for n in ("old", "new"): shutil.copytree(tiny/n, tmp_path/n/"model")
+    page = analyse(tmp_path/"new/model", against=tmp_path/"old/model", source="embedded", out=tmp_path/"runs", progress=False)
+    records = [read_record(p) for p in (tmp_path/"runs").glob("*/record.json")]
+    assert {r.encoder.name for r in records} == {"new/model", "old/model"} and len({r.id for r in records}) == len({r.encoder.sha256 for r in records}) == 2
+    assert "new/model against old/model" in page.read_text()
+    same = analyse(tmp_path/"new/model", against=tmp_path/"new/../new/model", source="embedded", out=tmp_path/"one", progress=False)     # one model twice stays one
+    assert len(list((tmp_path/"one").iterdir())) == 1 and "(against)" in same.read_text()
+
+def test_names_are_as_short_as_they_can_be(tiny, tmp_path):
+    for n in ("a/x/model", "b/x/model", "a/sfr-mini"): (tmp_path/n).mkdir(parents=True)
+    assert model_names(tiny/"new", tiny/"old") == [("new", 0), ("old", 0)]
+    assert model_names(tmp_path/"a/sfr-mini", "sfr-mini") == [("a/sfr-mini", 0), ("sfr-mini", 0)]
+    with pytest.raises(UserError, match="two models with one name, 'x/model'") as e: analyse(tmp_path/"a/x/model", against=tmp_path/"b/x/model", out=tmp_path/"out")
+    assert "\n" not in str(e.value) and not (tmp_path/"out").exists()
+    new, old, again = (SentenceEncoder.from_pretrained(tiny/n) for n in ("new", "old", "new"))
+    assert model_names(new, again) == [("new", 0)]*2
+    old.name = "new"
+    with pytest.raises(UserError, match="two models with one name"): model_names(new, old)
+
+SMALL = dict(vocab_size=12288, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32, max_position_embeddings=64)
+class Claims(torch.nn.Module):
+    "A model whose config names another attention than it has"
+    def __init__(self, model, attention):
+        super().__init__(); self.inner, self.config = model, copy.deepcopy(model.config)
+        self.config._attn_implementation_internal = attention
+    def forward(self, **kw): return self.inner(**kw)
+
+@pytest.mark.parametrize("kind, why", [("deberta", "hidden state at layer 0 that is zero"), ("flash", "attention is 'flash_attention_2', which may skip padded positions")])
+def test_an_encoder_without_the_official_reading_keeps_the_clean_one(kind, why, tiny, tmp_path):
+    torch.manual_seed(0)
+    old = SentenceEncoder.from_pretrained(tiny/"old", precision="fp32")
+    model = DebertaV2Model(DebertaV2Config(**SMALL)).eval() if kind == "deberta" else Claims(old.model, "flash_attention_2")
+    page = analyse(SentenceEncoder(model, old.tokenizer, precision="fp32", name=kind), against=old, source="embedded", out=tmp_path, progress=False)
+    records = {r.encoder.name: r for r in map(read_record, tmp_path.glob("*/record.json"))}
+    odd, text = records[kind], page.read_text()
+    assert why in missing_reading(odd) and missing_reading(odd).startswith("not to be had, ") and missing_reading(records["old"]) == ""
+    assert not any("official" in k for k in odd.metrics) and {k for k in records["old"].metrics if "official" not in k and "token:" not in k} == {k for k in odd.metrics if "token:" not in k}
+    assert f"{kind}: official reading: not to be had, " in text and "old: official reading" not in text and text.count("<img") == 3
+    solid, both = (layer_figure({k: [records[k]] for k in names}).axes[0].lines for names in ((kind,), (kind, "old")))
+    assert (len(solid), len(both)) == (1, 3) and len(wide_table({kind: [odd]})) == 3
+    assert analyse(SentenceEncoder(model, old.tokenizer, precision="fp32", name=kind), source="embedded", out=tmp_path, progress=False) == page      # as often as wanted
+
+def test_a_model_that_counts_no_positions(tiny, tmp_path):
+    tokenizer = SentenceEncoder.from_pretrained("sfr-mini").tokenizer
+    SentenceEncoder(BloomModel(BloomConfig(vocab_size=12288, hidden_size=16, n_layer=1, n_head=2)).eval(), tokenizer).save_pretrained(tmp_path/"bloom")
+    assert SentenceEncoder.from_pretrained(tmp_path/"bloom").max_length == tokenizer.model_max_length
+    page = analyse(tmp_path/"bloom", sentences=load_mini_corpus()[:80], out=tmp_path/"runs", progress=False)
+    assert read_record(page.parent/"record.json").encoder.name == "bloom"
+
+def test_a_model_with_a_decoder_is_refused(tmp_path):
+    T5Model(T5Config(vocab_size=100, d_model=16, d_kv=8, d_ff=32, num_layers=1, num_heads=2)).save_pretrained(tmp_path/"t5")
+    SentenceEncoder.from_pretrained("sfr-mini").tokenizer.save_pretrained(tmp_path/"t5")
+    with pytest.raises(UserError, match="a t5 model is an encoder with a decoder: only an encoder alone can be opened") as e: analyse(tmp_path/"t5", out=tmp_path/"out")
+    assert "\n" not in str(e.value) and not (tmp_path/"out").exists()
+
+def test_progress_is_shown_when_asked_for(tiny, tmp_path, monkeypatch):
+    from sfr_repro.evaluate import geometry
+    from sfr_repro.encode import encoder
+    asked = []
+    for module in (geometry, encoder):
+        bar = module.tqdm
+        monkeypatch.setattr(module, "tqdm", lambda *a, bar=bar, **kw: asked.append((kw["desc"], kw["disable"])) or bar(*a, **kw))
+    for progress in (True, False): analyse(tiny/"new", sentences=load_mini_corpus()[:80], out=tmp_path, progress=progress)
+    assert asked == [(desc, None if progress else True) for progress in (True, False) for desc in ("geometry", "geometry", "encode")]

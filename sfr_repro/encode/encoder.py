@@ -126,7 +126,7 @@ def _quiet():
         hf_logging.set_verbosity(level)
         if bar: hf_logging.enable_progress_bar()
 
-# %% ../../nbs/encode/00_encoder.ipynb #cba6034c
+# %% ../../nbs/encode/00_encoder.ipynb #014d3083
 DROPOUTS = ("hidden_dropout_prob","attention_probs_dropout_prob","dropout","attention_dropout")
 
 def _load(where, name, dropout):
@@ -138,6 +138,7 @@ def _load(where, name, dropout):
             if not has: raise EncoderError(f"{name}: its config ({config.model_type}) names no dropout, so dropout={dropout} cannot be set")
             for a in has: setattr(config, a, dropout)
         if type(config) not in MODEL_MAPPING: raise EncoderError(f"{name}: its type {config.model_type!r} is no encoder that transformers knows")
+        if config.is_encoder_decoder: raise EncoderError(f"{name}: a {config.model_type} model is an encoder with a decoder: only an encoder alone can be opened")
         unused = {"add_pooling_layer":False} if "add_pooling_layer" in inspect.signature(MODEL_MAPPING[type(config)].__init__).parameters else {}
         model,info = AutoModel.from_pretrained(where, config=config, dtype=torch.float32, use_safetensors=True, trust_remote_code=False, output_loading_info=True, **unused)
         if lost := sorted(k for k in (*info["missing_keys"], *map(str, info["mismatched_keys"])) if "pooler" not in k):
@@ -208,7 +209,10 @@ def first_position(
     after_padding = (config.pad_token_id or 0)+1
     return {"mpnet":2, "roberta":after_padding, "xlm-roberta":after_padding, "camembert":after_padding}.get(config.model_type, 0)
 
-# %% ../../nbs/encode/00_encoder.ipynb #02de5751
+# %% ../../nbs/encode/00_encoder.ipynb #b31ab766
+UNLIMITED = 1 << 30 # Word pieces, where neither model nor tokenizer sets an end
+
+# %% ../../nbs/encode/00_encoder.ipynb #fcd51548
 class SentenceEncoder:
     "A Hugging Face encoder with a named pooler"
     def __init__(self,
@@ -245,8 +249,9 @@ class SentenceEncoder:
     @property
     def max_length(self)->int: # Word pieces, special tokens included
         "The longest text that is read whole; longer ones are cut"
-        config = self.model.config
-        return min(self.tokenizer.model_max_length, config.max_position_embeddings-first_position(config))
+        config,limits = self.model.config, [self.tokenizer.model_max_length, UNLIMITED]
+        positions = getattr(config, "max_position_embeddings", None) or -1
+        return min(limits + [positions-first_position(config)]*(positions > 0))
 
     @property
     def device(self)->torch.device: return next(self.model.parameters()).device # Where the model is

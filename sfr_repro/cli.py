@@ -102,21 +102,24 @@ def run(
         _say(f"{i}/{len(settings)} {config.run_name}")
         _say(str(run_one(config, out)))
 
-# %% ../nbs/cli.ipynb #834811a4
+# %% ../nbs/cli.ipynb #2f15c52f
 @app.command()
 def evaluate(
     model:Annotated[str, typer.Argument(help="sfr-mini, a folder, or a name on the Hugging Face hub.")],
-    tasks:Annotated[str, typer.Option(help="all, or of sts,transfer,retrieval,geometry, with commas.")]="sts",
+    tasks:Annotated[Optional[str], typer.Option(help="all, or of sts,transfer,retrieval,geometry, with commas. Default: those of --sets, or sts.")]=None,
     pooler:Annotated[Optional[str], typer.Option(help="cls, mean, max, first_last, embedding_last. Default: as saved.")]=None,
     rendering:Annotated[str, typer.Option(help="raw, or senteval.")]="raw",
     precision:Annotated[str, typer.Option(help="fp32, bf16, or auto: as saved, and by the device where nothing is said.")]="auto",
-    source:Annotated[Optional[str], typer.Option(help="folder, hub or embedded. Default: the first that can serve.")]=None,
+    sets:Annotated[Optional[list[str]], typer.Option(help="TASK=A,B: these sets instead of all; a name, a .tsv, a folder by its path. May be repeated.")]=None,
+    seed:Annotated[int, typer.Option(help="Deals the folds of transfer; 0: as SentEval.")]=0,
+    source:Annotated[Optional[str], typer.Option(help="folder, hub, embedded, or a folder's path. Default: the first that can serve.")]=None,
     out:Out=None,
 ):
     "Evaluate any encoder: each distinct sentence encoded once, one record, one table."
     from sfr_repro.core.records import read_record
-    from sfr_repro.evaluate.tasks import evaluate_model, tasks_table
-    path = evaluate_model(model, tasks, pooler=pooler, precision=precision, rendering=rendering, source=source, out=out)
+    from sfr_repro.evaluate.tasks import evaluate_model, sets_from, tasks_table
+    named = sets_from(sets or ())
+    path = evaluate_model(model, tasks or ",".join(named) or "sts", pooler=pooler, precision=precision, rendering=rendering, sets=named or None, seed=seed, source=source, out=out)
     r = read_record(path)
     left = {t:"the source has no data for it" for t in r.config["evaluate"]["tasks"] if not any(k.startswith(t+"/") for k in r.metrics)}
     _say(f"{r.encoder.name}, {r.encoder.pooler} pooling, {r.device.precision}\n{tasks_table(r.metrics, [d.model_dump() for d in r.data], left)}\n{path}")

@@ -3,10 +3,14 @@ import math, zlib
 from importlib.util import find_spec
 import numpy as np
 import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
-from sfr_repro.data.retrieval import COUNTS, HUB_RETRIEVAL, RERANKING, RETRIEVAL_SETS, load_retrieval, retrieval_set, retrieval_sets
+from sfr_repro.data.retrieval import COUNTS, HUB_RETRIEVAL, LEFT_OUT, RERANKING, RETRIEVAL_SETS, load_retrieval, retrieval_set, retrieval_sets
 from sfr_repro.data.sources import DataError, Source, find_folder
-from sfr_repro.evaluate.retrieval import MEASURES, evaluate_retrieval, measure, rerank, search
+from sfr_repro.evaluate.retrieval import MEASURES, evaluate_retrieval, measure, rerank, search, unit64
+from sfr_repro.evaluate.alignment import alignment, uniformity
 
 FOLDER = find_folder()[0]
 needs_folder = pytest.mark.skipif(FOLDER is None or not (FOLDER/"retrieval").is_dir(), reason="no data folder with collections")
@@ -33,6 +37,7 @@ BAD = {"an unknown document": (dict(qrels=("1\tz\t1",)), "qrels.tsv line 2 judge
        "an unknown query": (dict(qrels=("1\ta\t1","9\ta\t1")), "qrels.tsv line 3 judges for the query '9'"), "an empty query": (dict(queries=("1\t  ",)), "queries.tsv line 2 has an empty query"),
        "a grade below 0": (dict(qrels=("1\ta\t-1",)), "qrels.tsv line 2 has the grade '-1'"), "a word for a grade": (dict(qrels=("1\ta\tyes",)), "qrels.tsv line 2 has the grade 'yes'"),
        "a document twice": (dict(corpus=("a\t\tTin.","a\t\tIron.")), "corpus.tsv line 3 has the identifier 'a', as a row before it has"), "no document": (dict(corpus=()), "own has no document"),
+       "a grade beyond 31 bits": (dict(qrels=(f"1\ta\t{2**31}",)), "qrels.tsv line 2 has the grade '2147483648': it must be below 2**31"), "a grade of 5000 digits": (dict(qrels=("1\ta\t"+"9"*5000,)), "qrels.tsv line 2 has the grade '999"),
        "nothing of use": (dict(qrels=("1\ta\t0",)), "own has no query with a judgement above 0"), "a column short": (dict(queries=("1",)), "queries.tsv line 2 has 1 columns"),
        "two grades": (dict(qrels=("1\ta\t1","1\ta\t2")), "qrels.tsv line 3 judges the document 'a' for the query '1' a second time")}
 
@@ -47,6 +52,34 @@ def test_any_folder_by_its_path(tmp_path):
     assert (own.docs, own.queries, own.judged, own.source) == (["Tin melts.","Iron."], ["Where is tin?"], [{0:1}], "file")
     with pytest.raises(DataError, match="nowhere is not there: its folder holds own"): load_retrieval(str(tmp_path/"nowhere"))
     assert str(tmp_path) not in str(own.describe())
+    assert load_retrieval(tmp_path/"own").docs == own.docs and evaluate_retrieval(words, sets=tmp_path/"own")["own"] > 0
+    for name in ("", " "):
+        with pytest.raises(DataError, match="the name of a collection is empty"): load_retrieval(name)
+
+def test_a_name_of_the_tables_is_not_for_a_set_of_ones_own(tmp_path):
+    with pytest.raises(DataError, match="a set of your own needs another name"): load_retrieval(small(tmp_path/"cisi"))
+
+def test_a_folder_offers_the_four_or_else_what_it_holds(tmp_path):
+    small(tmp_path/"retrieval/mine")
+    assert retrieval_sets(tmp_path) == ("mine",)
+    small(tmp_path/"retrieval/cisi")
+    assert retrieval_sets(tmp_path) == RETRIEVAL_SETS
+
+def test_a_repeated_candidate_takes_one_place():
+    docs = [("r","a","tin"), ("r","b","lead")]
+    own = retrieval_set("own", docs, [("r","q","lead?")], [("r","q","b",1)], candidates=dict(q=["a"]*10+["b"]))
+    assert own.candidates == [[0,1]]
+
+@needs_library
+def test_a_stroke_in_a_name_leaves_the_keys_whole():
+    result = evaluate_retrieval(words, sets=retrieval_set("a/b", [("r","d","tin"), ("r","e","lead")], [("r","q","tin?")], [("r","q","d",1)]))
+    assert set(result.to_metrics()) == {f"retrieval/a.b/test/all/{m}" for m in MEASURES}
+
+def test_the_set_that_is_left_out_is_refused_by_name_and_not_offered(tmp_path):
+    (tmp_path/"retrieval").mkdir()
+    assert set(RERANKING) <= set(retrieval_sets(Source("hub"))) and not set(LEFT_OUT) & {*HUB_RETRIEVAL, *retrieval_sets(Source("hub"))}
+    for source in (Source("hub"), Source("hub", tmp_path), tmp_path):
+        with pytest.raises(DataError, match="MindSmallReranking cannot be had: its repository has 97 million"): load_retrieval("MindSmallReranking", source)
 
 def test_a_rerank_file_with_repeated_candidates(tmp_path):
     head = "split\tqid\tlabel\tquestion\tsentence"
@@ -71,6 +104,9 @@ def test_hub_sets_from_a_mirror(tmp_path):
     for c,rows in tables.items(): Dataset.from_list(rows).to_parquet(place/f"{c}.parquet")
     found = load_retrieval("SciFact", Source("hub", tmp_path))
     assert (found.docs, found.queries, found.judged, found.source) == (["Tin melts.","Iron."], ["tin?"], [{0:1}], "mirror mteb/scifact")
+    for grade,said in ((.5,"0.5"), (None,"None"), (math.nan,"nan"), (2.**40,"1099511627776")):
+        Dataset.from_list([{"query-id":"2","corpus-id":"4","score":2.}, {"query-id":"1","corpus-id":"4","score":grade}]).to_parquet(place/"default.parquet")
+        with pytest.raises(DataError, match=f"mirror mteb/scifact row 2 has the grade {said}: "): load_retrieval("SciFact", Source("hub", tmp_path))
     Dataset.from_list([{"query-id":"1","corpus-id":"5","score":1}]).to_parquet(place/"default.parquet")
     with pytest.raises(DataError, match="mirror mteb/scifact row 1 judges the document '5'"): load_retrieval("SciFact", Source("hub", tmp_path))
 
@@ -90,14 +126,43 @@ def test_search_is_a_sort_of_all_scores_whatever_the_blocks(block):
         np.testing.assert_allclose(cosine, np.take_along_axis(scores, found, 1), atol=1e-8)
         assert not np.array_equal(search(queries, docs[::-1], depth, block=block)[0], found)    # control: positions count
 
-def test_search_never_holds_the_whole_matrix(monkeypatch):
-    import sfr_repro.evaluate.retrieval as r
-    largest = []
-    cat = r.torch.cat
-    monkeypatch.setattr(r.torch, "cat", lambda xs, dim: largest.append(sum(x.numel() for x in xs)) or cat(xs, dim))
+class Largest(TorchDispatchMode):
+    "How many entries the largest tensor has that is made under it"
+    def __torch_dispatch__(self, f, types, args=(), kwargs=None):
+        out = f(*args, **(kwargs or {}))
+        self.entries = max([getattr(self, "entries", 0), *(x.numel() for x in tree_leaves(out) if isinstance(x, torch.Tensor))])
+        return out
+
+def largest(f, *args, **kwargs):
+    with Largest() as seen: f(*args, **kwargs)
+    return seen.entries
+
+def test_search_never_holds_the_whole_matrix():
     g = np.random.default_rng(0)
-    search(g.normal(size=(50,8)), g.normal(size=(900,8)), 10, block=(20,100))
-    assert max(largest) == 20*(100+10) < 50*900 and len(largest) == 27
+    queries,docs = g.normal(size=(50,8)), g.normal(size=(900,8))
+    assert largest(search, queries, docs, 10, block=(20,100)) == 20*(100+10)
+    assert largest(lambda: unit64(queries)@unit64(docs).T) == 50*900                                  # control: whole
+
+def test_uniformity_is_linear_in_memory():
+    h = torch.nn.functional.normalize(torch.randn(600,4,dtype=torch.float64, generator=torch.Generator().manual_seed(0)), dim=1)
+    assert largest(uniformity, h, block=20) == 20*600 and largest(uniformity, h, block=600) == 600*600  # control: one block
+    assert largest(alignment, h, h.flip(0)) == 600*4
+
+@pytest.mark.parametrize("dtype", (torch.float64,torch.float32,torch.bfloat16))
+def test_rows_that_are_no_points_of_the_sphere_are_named(dtype):
+    h = torch.nn.functional.normalize(torch.randn(9,16, generator=torch.Generator().manual_seed(0)), dim=1).to(dtype)
+    assert -8 < uniformity(h) < 0 and alignment(h, h) == 0
+    for value in (float("nan"), float("inf"), 10.):
+        bad = h.clone(); bad[3] = value
+        for f in (lambda: alignment(h, bad), lambda: uniformity(bad)):
+            with pytest.raises(ValueError, match=r"h\w* row 3 has length .*: each row must be finite and of length 1"): f()
+    zero = h.clone(); zero[3] = 0
+    assert math.isfinite(uniformity(zero)) and math.isfinite(alignment(h, zero))                       # as `unit_rows` gives it
+    with pytest.raises(ValueError, match="block is 1.5: it must be a whole number"): uniformity(h, block=1.5)
+
+@pytest.mark.parametrize("kwargs,said", ((dict(depth=-1),"depth is -1"), (dict(depth=.5),"depth is 0.5"), (dict(block=(0,4)),"block is 0")))
+def test_search_takes_whole_numbers(kwargs, said):
+    with pytest.raises(ValueError, match=f"{said}: it must be a whole number, at least 1"): search(np.eye(3), np.eye(3), **kwargs)
 
 def test_what_is_skipped_is_not_found_and_nothing_else_changes():
     g = np.random.default_rng(0)

@@ -57,6 +57,43 @@ def test_what_a_source_lacks_is_an_error_by_name_and_left_out_otherwise(encoder,
     layers = {k.split("/")[3] for k in result.to_metrics() if k.startswith("geometry/mini-sts/test/")}
     assert layers == {f"layer:{l}" for l in range(encoder.model.config.num_hidden_layers+1)}
 
+@pytest.mark.parametrize("sets,said", ((dict(transferr="lamps"), "'transferr': it must be one of 'sts', 'transfer', 'retrieval'"), (dict(transfer=[]), "sets has no transfer set"), (dict(retrieval="x"), "sets names retrieval, which is not among the tasks: transfer")))
+def test_sets_that_name_nothing_are_refused(sets, said):
+    e = Counting()
+    with pytest.raises(ValueError, match=said): evaluate_tasks(e, "transfer", sets=sets, progress=False)
+    assert not e.seen
+
+def labelled_file(path):
+    d = labelled()
+    path.write_text("split\tlabel\tsentence1\n"+"".join(f"{s}\t{d.classes[y]}\t{t}\n" for s,y,t in zip(d.splits, d.labels, d.sentence1)))
+    return path
+
+@pytest.mark.parametrize("wrap", (str, Path, lambda p: [p], lambda p: (str(p),)))
+def test_one_name_or_path_is_a_list_of_one(wrap, tmp_path):
+    path = labelled_file(tmp_path/"lamps.tsv")
+    assert list(evaluate_tasks(Counting(), "transfer", sets=dict(transfer=wrap(path)), progress=False)["transfer"]) == ["lamps"]
+    assert evaluate_tasks(Counting(), "transfer", sets=dict(transfer=labelled()), progress=False)["transfer"]["lamps"] >= 0
+
+@pytest.mark.skipif(find_spec("pytrec_eval") is None, reason="pytrec-eval-terrier is not installed")
+def test_the_command_takes_own_folders_named_sets_and_a_seed(tmp_path, monkeypatch):
+    from typer.testing import CliRunner
+    from sfr_repro.cli import app
+    labelled_file(tmp_path/"lamps.tsv")
+    for name,text in dict(corpus="docid\ttitle\ttext\na\t\tTin.\nb\t\tRain.\n", queries="qid\ttext\n1\tTin?\n", qrels="qid\tdocid\trel\n1\ta\t1\n").items():
+        (tmp_path/"retrieval/mine").mkdir(parents=True, exist_ok=True); (tmp_path/f"retrieval/mine/{name}.tsv").write_text(text)
+    monkeypatch.setenv("SFR_RUNS", str(tmp_path/"runs"))
+    def said(*args):
+        r = CliRunner().invoke(app, ["evaluate", "sfr-mini", "--precision", "fp32", *args])
+        return r.output if r.exit_code == 0 else str(r.exception)
+    both = said("--sets", f"transfer={tmp_path/'lamps.tsv'}", "--sets", f"retrieval={tmp_path/'retrieval/mine'}", "--seed", "3")
+    assert "| transfer | lamps | accuracy |" in both and "| retrieval | mine | ndcg@10 |" in both
+    r = read_record(next((tmp_path/"runs").glob("*-s3/record.json")))
+    assert r.seed == 3 and r.config["evaluate"] == {"tasks":["transfer","retrieval"], "rendering":"raw", "sets":{"transfer":["lamps.tsv"], "retrieval":["mine"]}}
+    assert "| retrieval | mine | ndcg@10 |" in said("--tasks", "retrieval", "--source", str(tmp_path))
+    assert "sets names transfer, which is not among the tasks: sts" in said("--tasks", "sts", "--sets", "transfer=MR")
+    assert "sets is 'MR': it must be TASK=NAME" in said("--sets", "MR")
+    assert "seed is -1: it must be a whole number" in said("--seed", "-1")
+
 # --- vectors that are kept --------------------------------------------------------------------------------------------
 
 def test_shards_are_found_again_by_text_and_model(encoder, tmp_path):
@@ -69,6 +106,23 @@ def test_shards_are_found_again_by_text_and_model(encoder, tmp_path):
     assert sorted(p.suffix for p in folder.iterdir()) == [".npz"]
     other = SentenceEncoder.from_pretrained("sfr-mini", precision="fp32", pooler="max")
     assert cache_folder(other) != folder and model_key(other) == model_key(other)
+
+def test_the_same_weights_under_another_configuration_are_another_model(encoder, tmp_path):
+    import json
+    encoder.save_pretrained(tmp_path/"same"); encoder.save_pretrained(tmp_path/"heads")
+    config = json.loads((tmp_path/"heads/config.json").read_text())
+    (tmp_path/"heads/config.json").write_text(json.dumps(config | dict(num_attention_heads=2*config["num_attention_heads"])))
+    same,heads = (SentenceEncoder.from_pretrained(tmp_path/n, precision="fp32") for n in ("same","heads"))
+    assert model_key(same) == model_key(encoder)                            # where it lies decides nothing
+    assert weights_sha256(heads.model) == weights_sha256(encoder.model) and model_key(heads) != model_key(encoder)
+    texts = ["A lamp.", "Rain falls on the roof."]
+    x = vectors_of(encoder, texts)
+    assert np.abs(vectors_of(heads, texts)-x).max() > .01 and (vectors_of(same, texts) == x).all()
+
+def test_the_forward_pass_has_a_number_in_the_key(encoder, monkeypatch):
+    before = model_key(encoder)
+    monkeypatch.setattr("sfr_repro.encode.teachers.FORWARD", 0)
+    assert model_key(encoder) != before
 
 @pytest.mark.parametrize("what", ("cut","zip","width"))
 def test_a_damaged_file_is_named(encoder, what):

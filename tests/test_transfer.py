@@ -83,6 +83,30 @@ def test_text_in_any_script_and_lone_surrogates_are_text():
     data = transfer_set("scripts", [(f"row {i}", "all", str(i//2%2), s) for i,s in enumerate(texts)])
     assert len(data.describe()["sha256"]) == 64 and 0 <= evaluate_transfer(words, sets=data)["scripts"] <= 1
 
+def test_the_rendering_is_senteval_s_for_its_own_text_only(tmp_path):
+    rows = [(f"row {i}", "all", "01"[i%2], f"Lamp {i}.") for i in range(4)]
+    rendering = lambda **how: transfer_set(rows=rows, **how).describe()["rendering"]
+    assert [rendering(name="MR", source="folder"), rendering(name="own", source="folder"), rendering(name="MR", source="hub SetFit/mr@1"), rendering(name="MR")] == ["senteval","raw","raw","raw"]
+
+@pytest.mark.parametrize("row,said", ((("row 9","all",1,"Hail."), "row 9 has 1: split, label and sentences must be text"), (("row 9","all","a"), "row 9 has 2 values"), (("row 9","all","a","x","y"), "row 9 has 4 values")))
+def test_a_row_of_another_shape_is_named(row, said):
+    with pytest.raises(DataError, match=said): transfer_set("own", [("row 1","all","a","x"), ("row 2","all","b","y"), row])
+
+@pytest.mark.parametrize("seed", (-5000, .5, True, "1", 2**32))
+def test_a_seed_is_a_whole_number(seed):
+    with pytest.raises(ValueError, match="seed is .*: it must be a whole number, at least 0"): evaluate_transfer(words, sets=toy(), seed=seed)
+
+def test_names_paths_and_what_a_folder_offers(tmp_path):
+    (tmp_path/"transfer").mkdir()
+    (tmp_path/"transfer/own.tsv").write_text("split\tlabel\tsentence1\n"+"".join(f"{s}\t{i%2}\tLamp {i}.\n" for s in ("train","test") for i in range(30)))
+    assert transfer_sets(tmp_path) == ("own",) and load_transfer(tmp_path/"transfer/own.tsv").name == "own"
+    assert list(evaluate_transfer(words, sets=tmp_path/"transfer/own.tsv")) == ["own"]
+    (tmp_path/"transfer/MR.tsv").write_text("split\tlabel\tsentence1\nall\t1\tGood.\nall\t0\tBad.\n")
+    assert transfer_sets(tmp_path) == TRANSFER_SETS
+    with pytest.raises(DataError, match="a set of your own needs another name"): load_transfer(tmp_path/"transfer/MR.tsv")
+    for name in (""," "):
+        with pytest.raises(DataError, match="the name of a transfer set is empty"): load_transfer(name, tmp_path)
+
 # --- the classifier ---------------------------------------------------------------------------------------------------
 
 def gradient(m, x, y, C):
@@ -145,7 +169,7 @@ def test_repeats_are_equal_and_each_text_is_encoded_once():
     a,b = (evaluate_transfer(encode, sets=data) for _ in range(2))
     assert a.to_metrics() == b.to_metrics() and a["one"] == a["two"] and len(seen) == 2*len(set(data[0].sentence1))
 
-REFUSED = {"nan": (lambda s: np.full((len(s),3), np.nan, np.float32), "row 0: its vector holds values that are not finite, as do 59 more of 60"),
+REFUSED = {"long": (lambda s: 1e8*words(s), "row 0: what the classifier reads of it has length"), "nan": (lambda s: np.full((len(s),3), np.nan, np.float32), "row 0: its vector holds values that are not finite, as do 59 more of 60"),
            "too few": (lambda s: words(s)[1:], "it must return floats"), "a name": ("bert", "encoder is str")}
 
 @pytest.mark.parametrize("kind", REFUSED)

@@ -26,7 +26,7 @@ COUNTS = { # Set -> split -> number of rows; the split "all" is divided by cross
     "SST2": dict(train=67349, dev=872, test=1821), "TREC": dict(train=5452, test=500), "MRPC": dict(train=4076, test=1725),
     "SICK-E": dict(train=4500, trial=500, test=4927)}
 
-# %% ../../nbs/data/04_transfer.ipynb #5ddbe1fc
+# %% ../../nbs/data/04_transfer.ipynb #2cf3e1df
 @dataclass(frozen=True, eq=False)
 class TransferSet:
     "Labelled sentences, or pairs of sentences, with their splits"
@@ -54,9 +54,9 @@ class TransferSet:
         "An entry of a record's `data`"
         pairs = self.sentence2 or [""]*len(self)
         rows = [(s, self.classes[y], a, b) for s,y,a,b in zip(self.splits, self.labels, self.sentence1, pairs)]
-        return describe(f"transfer/{self.name}", self.source, rows, "senteval")
+        return describe(f"transfer/{self.name}", self.source, rows, "senteval" if self.source=="folder" and self.name in COUNTS else "raw")
 
-# %% ../../nbs/data/04_transfer.ipynb #3f3df90b
+# %% ../../nbs/data/04_transfer.ipynb #5fea3fc8
 def transfer_set(
     name:str, # Of the set
     rows:Iterable[tuple], # Place for errors, split, label, sentence1, and sentence2 for pairs
@@ -64,8 +64,11 @@ def transfer_set(
     classes:Sequence[str]|None=None, # The labels allowed; None: those that are there
 )->TransferSet: # Checked
     "Make a set from rows, each of them checked"
-    places,splits,labels,*sentences = zip(*rows, strict=True) if (rows := list(rows)) else ((),(),(),())
-    if not places: raise DataError(f"{name} has no row")
+    if not (rows := list(rows)): raise DataError(f"{name} has no row")
+    for place,*values in rows:
+        if len(values) not in (3,4) or len(values) != len(rows[0])-1: raise DataError(f"{place} has {len(values)} values: it must have split, label and sentence, or one sentence more in every row of {name}")
+        if odd := [v for v in values if not isinstance(v, str)]: raise DataError(f"{place} has {odd[0]!r}: split, label and sentences must be text")
+    places,splits,labels,*sentences = zip(*rows)
     allowed = tuple(classes or sorted(set(labels)))
     for place,split,label in zip(places, splits, labels):
         if label not in allowed or not label: raise DataError(f"{place} has the label {label!r}: {name} has {', '.join(filter(None, allowed))}")
@@ -111,7 +114,7 @@ def folder_transfer(
     name = path.stem
     return check_count(transfer_set(name, ((f"{path} line {n}", *row) for n,row in rows), source.label() if source else "file", CLASSES.get(name)), str(path))
 
-# %% ../../nbs/data/04_transfer.ipynb #4954a50f
+# %% ../../nbs/data/04_transfer.ipynb #a554100b
 def check_count(
     data:TransferSet, # As read
     where:str, # File or repository, for the error
@@ -119,7 +122,7 @@ def check_count(
     "`DataError` when a set of a known name has other numbers of rows than it should"
     expected = COUNTS.get(data.name, data.counts)
     said = lambda counts: ", ".join(f"{n} in {s}" for s,n in sorted(counts.items()))
-    if data.counts != expected: raise DataError(f"{where} has {said(data.counts)}: {data.name} has {said(expected)}")
+    if data.counts != expected: raise DataError(f"{where} has {said(data.counts)}: {data.name} has {said(expected)}, and a set of your own needs another name")
     return data
 
 # %% ../../nbs/data/04_transfer.ipynb #200ec615
@@ -196,21 +199,24 @@ def hub_transfer(
     label = " + ".join(dict.fromkeys(labels))
     return check_count(transfer_set(name, rows, label, CLASSES[name]), label)
 
-# %% ../../nbs/data/04_transfer.ipynb #f38a1153
+# %% ../../nbs/data/04_transfer.ipynb #e0a1d2f3
 def load_transfer(
-    name:str, # One of `TRANSFER_SETS`, "SICK-E", a name of the folder's, or a file that ends in .tsv
+    name:str|Path, # One of `TRANSFER_SETS`, "SICK-E", a name of the folder's, or a file that ends in .tsv
     source:Source|str|Path|None=None, # As for `resolve`
 )->TransferSet: # With its source in it
     "Labelled sentences from folder or hub"
+    if not (name := str(name)).strip(): raise DataError("the name of a transfer set is empty")
     if name.endswith(".tsv"): return folder_transfer(name, None)
     source = resolve(source, "transfer")
     if source.kind == "folder": return folder_transfer(name, source)
     if source.kind == "hub": return hub_transfer(name, source)
     raise DataError(f"{name} cannot be had: the source is {source}, which has no labelled sentences")
 
-# %% ../../nbs/data/04_transfer.ipynb #ab889d41
+# %% ../../nbs/data/04_transfer.ipynb #fd293920
 def transfer_sets(
     source:Source|str|Path|None=None, # As for `resolve`
 )->tuple[str,...]: # Names for `load_transfer`; none for the embedded source
-    "The transfer sets of the tables that a source offers"
-    return () if resolve(source, "transfer").kind == "embedded" else TRANSFER_SETS
+    "What a source offers without being asked for a set by name: the seven, or of a folder that has none of them all it has"
+    source = resolve(source, "transfer")
+    there = sorted(p.stem for p in (source.root/"transfer").glob("*.tsv")) if source.kind=="folder" else []
+    return () if source.kind=="embedded" else tuple(there) if there and not set(there) & set(TRANSFER_SETS) else TRANSFER_SETS

@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['GRID', 'NONE', 'MEASURES', 'unit64', 'search', 'rerank', 'measure', 'RetrievalScore', 'score_set', 'check_vectors',
-           'RetrievalResult', 'retrieval_table', 'evaluate_retrieval']
+           'RetrievalResult', 'retrieval_metrics', 'retrieval_table', 'evaluate_retrieval']
 
-# %% ../../nbs/evaluate/04_retrieval.ipynb #98f06c27
+# %% ../../nbs/evaluate/04_retrieval.ipynb #600d709a
+import numbers
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -31,7 +32,7 @@ def unit64(
     x = torch.from_numpy(np.asarray(x, np.float64))
     return x/x.norm(dim=1, keepdim=True)
 
-# %% ../../nbs/evaluate/04_retrieval.ipynb #ddd766f0
+# %% ../../nbs/evaluate/04_retrieval.ipynb #80ecf9d4
 def search(
     queries:np.ndarray, # Vectors, `(m, D)`, no zero row
     docs:np.ndarray, # Vectors, `(N, D)`, no zero row
@@ -41,6 +42,8 @@ def search(
     block:tuple[int,int]=(256,16384), # Queries and documents at a time: the scores that are in memory
 )->tuple[np.ndarray,np.ndarray]: # Positions of documents, best first, and their cosines, both `(m, depth)`; position -1 where there is none
     "The nearest documents of each query, exactly"
+    for name,n in (("depth",depth), ("block",block[0]), ("block",block[1])):
+        if not isinstance(n, numbers.Integral) or n < 1: raise UserError(f"{name} is {n!r}: it must be a whole number, at least 1")
     m,N = len(queries), len(docs)
     if not m or not N: raise UserError(f"there are {m} queries and {N} documents: search needs at least one of each")
     q,kept = unit64(queries), torch.full((m,min(depth,N)), NONE)
@@ -132,7 +135,7 @@ def check_vectors(
         for i in range(0, len(docs), 8192): most = max(most, float((1-unit64(docs[i:i+8192])@first).max()))
         if most < 1e-9: raise DataError(f"{data.name} cannot be scored: the vectors of its {len(docs)} documents all have one direction")
 
-# %% ../../nbs/evaluate/04_retrieval.ipynb #2f60994e
+# %% ../../nbs/evaluate/04_retrieval.ipynb #89154d0f
 @dataclass(frozen=True, eq=False)
 class RetrievalResult(Mapping):
     "What search with an encoder's vectors finds"
@@ -143,7 +146,18 @@ class RetrievalResult(Mapping):
     def __iter__(self): return iter(self.scores)
     def __len__(self): return len(self.scores)
     def table(self)->str: return retrieval_table(self)
-    def to_metrics(self)->dict[str,float]: return {f"retrieval/{d['name'].split('/')[1]}/{d['name'].split('/')[2]}/all/{n}": v for d,s in zip(self.data, self.scores.values()) for n,v in s.measures.items()}
+    def to_metrics(self)->dict[str,float]: return retrieval_metrics(self)
+
+# %% ../../nbs/evaluate/04_retrieval.ipynb #a6c7c200
+def retrieval_metrics(
+    result:RetrievalResult, # What `evaluate_retrieval` gave
+)->dict[str,float]: # For example `{"retrieval/cisi/test/all/ndcg@10": 0.3}`; a stroke in a set's name becomes a dot
+    "A result under the keys of a record"
+    metrics = {}
+    for d,s in zip(result.data, result.scores.values()):
+        _,*name,split = d["name"].split("/")
+        metrics |= {f"retrieval/{'.'.join(name)}/{split}/all/{n}": v for n,v in s.measures.items()}
+    return metrics
 
 # %% ../../nbs/evaluate/04_retrieval.ipynb #2e324cc8
 def retrieval_table(
@@ -154,16 +168,16 @@ def retrieval_table(
     rows = [[n, "rerank" if s.reranking else "search", s.queries, *(f"{100*v:.2f}" for v in s.measures.values())] for n,s in result.scores.items()]
     return f"Retrieval, cosine, exact search, times 100; data: {sources}\n\n" + pipe_table(["set","task","queries",*MEASURES], rows)
 
-# %% ../../nbs/evaluate/04_retrieval.ipynb #3b870e20
+# %% ../../nbs/evaluate/04_retrieval.ipynb #bdb23e47
 def evaluate_retrieval(
     encoder:object, # `.encode(list[str]) -> (n, D)`, or a function that does it
     *,
-    sets:Sequence[str|RetrievalSet]=RETRIEVAL_SETS, # Names for `load_retrieval`, or sets already there
+    sets:Sequence[str|Path|RetrievalSet]=RETRIEVAL_SETS, # Names for `load_retrieval`, or sets already there
     source:Source|str|Path|None=None, # As for `resolve`
     progress:bool=True, # Show the encoder's progress bar
 )->RetrievalResult: # A mapping set -> nDCG@10, or MAP where candidates are given
     "Search and reranking with an encoder's vectors, each text encoded once"
-    if isinstance(sets, (str,RetrievalSet)): sets = (sets,)
+    if isinstance(sets, (str,Path,RetrievalSet)): sets = (sets,)
     data = [s if isinstance(s, RetrievalSet) else load_retrieval(s, source) for s in sets]
     names = [d.name for d in data]
     if not data: raise UserError("sets is empty: it must name at least one set")

@@ -69,7 +69,7 @@ def scores_table(
     if scores.empty: return "No evaluation of this kind is committed here yet: `sfr-repro evaluate MODEL --tasks sts,transfer,retrieval,geometry`, then `sfr-repro records add`."
     return pipe_table(scores.columns, [[v if isinstance(v, str) else "-" if pd.isna(v) else f"{v:.2f}" for v in row] for row in scores.itertuples(index=False)])
 
-# %% ../../nbs/results/06_transfer_retrieval.ipynb #06d3ff28
+# %% ../../nbs/results/06_transfer_retrieval.ipynb #686a2a85
 def said_of(
     records:Sequence[Record], # As `evaluations` gives them
 )->str: # One sentence, or none
@@ -78,4 +78,4 @@ def said_of(
     one = lambda values: " and ".join(sorted(set(values)))
     devices = one(f"{r.device.words}, {r.device.precision}" for r in records)
     times = ", ".join(f"{r.encoder.name} {r.seconds/60:.0f} min" for r in records)
-    return f"Data source: {one(d.source.split()[0] for r in records for d in r.data)}. {devices}. Time of a whole evaluation, cached vectors counted as they were: {times}."
+    return f"Data source: {one(d.source.split()[0] for r in records for d in r.data)}. {devices}. Time of a whole evaluation: {times}; vectors already in the cache were not encoded again, and other programs may have run."

@@ -153,6 +153,17 @@ def test_model_is_left_as_it_was(tiny, training):
     assert tiny.model.training is training and all(torch.equal(v, before[k]) for k, v in tiny.model.state_dict().items())
     assert all(p.requires_grad and p.grad is None for p in tiny.model.parameters())
 
+def test_a_module_frozen_in_evaluation_mode_stays_so(tiny, monkeypatch):
+    tiny.model.train(); tiny.model.embeddings.eval(); tiny.model.encoder.layer[0].attention.eval()
+    modes = [m.training for m in tiny.model.modules()]
+    assert True in modes and False in modes
+    measure(tiny, CORPUS[:60])
+    assert [m.training for m in tiny.model.modules()] == modes
+    def fails(*a): raise RuntimeError("in the middle")
+    monkeypatch.setattr(geo, "add_batch", fails)
+    with pytest.raises(RuntimeError, match="in the middle"): measure(tiny, CORPUS[:60])
+    assert [m.training for m in tiny.model.modules()] == modes
+
 def test_contributions_are_shares(tiny):
     share = contributions(measure(tiny, CORPUS[:60]))
     assert share.shape == (3, 16) and (share >= 0).all()
@@ -168,6 +179,14 @@ class Counter(TorchDispatchMode):
         for o in out if isinstance(out, (tuple, list)) else [out]:
             if isinstance(o, torch.Tensor): self.written += o.numel(); self.largest = max(self.largest, o.numel())
         return out
+
+@READINGS
+def test_what_is_kept_has_the_size_of_the_formula(tiny, reading):
+    for layers in (None, [-1]):
+        g = measure(tiny, CORPUS[:80], reading=reading, layers=layers)
+        L, K, D = len(g.layers), len(g.tokens), 16
+        assert sum(v.numel()*v.element_size() for v in vars(g).values() if isinstance(v, torch.Tensor)) == 8*(L*(K+3)*D + 3*L + K)
+    assert g.types.numel() == K*D and K <= len(tiny.tokenizer)
 
 class Again:
     "A corpus that is no list: the same sentences `k` times"
@@ -207,6 +226,21 @@ def test_bad_sentences(tiny, reading):
     says("sentence 1 is None: it must be a str", tiny, ["lamp", None], reading=reading)
     says("sentences is the text 'One lamp'", tiny, "One lamp", reading=reading)
     says("sentences is a generator, which can be gone through once only", tiny, (s for s in CORPUS), reading=reading)
+
+WRONG = [("sentences is 5: it must be a list of texts", dict(sentences=5)), ("layers is []: it must name at least one layer, or be None for all of them", dict(layers=[])), ("layers is (): it must name", dict(layers=())),
+    ("layers is '0': it must be a list of layer numbers, or None for all of them", dict(layers="0")), ("layers is 1: it must be a list", dict(layers=1)), ("layers has 1.5: it must be a whole number", dict(layers=[0, 1.5])),
+    ("layers has '0': it must be a whole number", dict(layers=["0"])), ("layers has True: it must be a whole number", dict(layers=[True])), ("layers has -4: the model has layers 0 to 2", dict(layers=[-4])),
+    *((f"min_count is {v!r}: it must be a whole number, at least 1", dict(min_count=v)) for v in ("5", 0, -1, 2.5, None, True)), *((f"seed is {v!r}: it must be a whole number, at least 0", dict(seed=v)) for v in (-1, None, .5, "0"))]
+
+@READINGS
+@pytest.mark.parametrize("said, wrong", WRONG)
+def test_bad_options(tiny, reading, said, wrong):
+    says(said, tiny, **{"sentences": CORPUS[:60], **wrong, "reading": reading})
+
+def test_good_options_in_other_types(tiny):
+    plain = geometry(tiny, CORPUS[:60], layers=[0, 2], min_count=3, seed=1, reading="official")
+    for layers in ((0, 2), range(0, 3, 2), np.array([0, -1])):
+        assert geometry(tiny, tuple(CORPUS[:60]), layers=layers, min_count=np.int64(3), seed=np.int64(1), reading="official") == plain
 
 @READINGS
 def test_the_longest_sentence_that_fits_and_the_cut_one(tiny, reading):

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
 import pytest
@@ -27,6 +27,7 @@ from sfr_repro.core.records import equal_records, read_record
 from sfr_repro.encode.packed import can_pack
 from sfr_repro.encode.teachers import frozen_teacher, self_teacher
 from sfr_repro.losses.registry import LOSSES, make_loss
+from sfr_repro.losses.tiled import TiledForm
 from sfr_repro.train.distributed import Processes, gather_views, join_processes
 from sfr_repro.train.run import run, run_folder, settle
 from sfr_repro.train.trainer import TwoViews, Watch, _Trainer, cached_backward, training_arguments
@@ -82,15 +83,23 @@ def measured(two, step):
     return torch.cat([loss.detach().reshape(1), *(p.grad.flatten() for p in two.parameters())])
 
 def tiled(name):
-    "The loss in tiles that do not divide the batch, or None where it has no such form"
-    try: return make_loss(name, tile=5)
+    "The loss in tiles that do not divide the batch, small as it is, or None where it has no such form"
+    try: loss = make_loss(name, tile=5)
     except UserError: return None
+    return replace(loss, strips=replace(loss.strips, small=0))
+
+def count_tiled():
+    "A list that grows with each value computed in tiles"
+    value, calls = TiledForm.value, []
+    def counted(*args, **given): calls.append(1); return value(*args, **given)
+    TiledForm.value = counted
+    return calls
 
 def compare(here, counts, controls):
     "Every loss, plain, tiled and in chunks, against one process; relative errors by name"
     n, start = sum(counts), sum(counts[:here.rank])
     whole = batch(n); own = part(whole, start, start+counts[here.rank])
-    even = len(set(counts)) == 1
+    even, kind = len(set(counts)) == 1, 'empty ' if 0 in counts else 'uneven '
     together = here if even else Uneven(here.rank, here.size, counts)
     vectors = unit_rows(torch.randn(n, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(2)))
     errors = {}
@@ -108,7 +117,7 @@ def compare(here, counts, controls):
                     ddp = DDP(two)
                     if chunk: return measured(two, lambda: cached_backward(two, given(own), chunk, wrapped=ddp))
                     return measured(two, lambda: (lambda l: (l.backward(), l)[1])(ddp(**given(own))['loss']))
-                key = f'{name} {form} {"uneven " if not even else ""}{i}'
+                key = f'{name} {form} {"" if even else kind}{i}'
                 errors[key] = relative_error(got(together), want)
                 errors[key+' in chunks'] = relative_error(got(together, 2), want)
                 if controls and form == 'plain': errors[key+' control'] = relative_error(got(Plain(here.rank, here.size))[1:]*here.size, want[1:])
@@ -173,13 +182,17 @@ def refusals(here, folder):
     with run_folder(settle(load_experiment('smoke')[0])[0], f'{folder}/used') if here.first else nullcontext(): found.append(said(out=f'{folder}/used'))
     return found
 
-def work(rank, size, port, folder):
-    "What each process does; the first writes what was found"
+def set_environment(rank, size, port):
+    "As a launcher does"
     torch.set_num_threads(1)
     os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(size), MASTER_ADDR='127.0.0.1', MASTER_PORT=str(port), HF_HUB_OFFLINE='1')
+
+def work(rank, size, port, folder):
+    "What each process does; the first writes what was found"
+    set_environment(rank, size, port)
     here = join_processes()
-    uneven = tuple(map(len, torch.arange(B-1).tensor_split(size)))
-    found = {'even': compare(here, (B//size,)*size, True), 'uneven': compare(here, uneven, False), 'packed': [compare_packed(here, c) for c in ((B//size,)*size, uneven)], 'reductions': count_reductions(here),
+    uneven, calls = tuple(map(len, torch.arange(B-1).tensor_split(size))), count_tiled()
+    found = {'even': compare(here, (B//size,)*size, True), 'uneven': compare(here, uneven, False), 'empty': compare(here, (B,)+(0,)*(size-1), False), 'in tiles': len(calls), 'packed': [compare_packed(here, c) for c in ((B//size,)*size, uneven)], 'reductions': count_reductions(here),
              'views': [views_of_one_sentence(here, s, seeded) for s, seeded in ((0, True), (4, True), (0, False))]}
     mine = order(folder, here)
     found['order'] = [[here.rows(b) for b in epoch] for epoch in mine]
@@ -188,28 +201,34 @@ def work(rank, size, port, folder):
     here.wait()
     if here.first: Path(folder, 'found.pickle').write_bytes(pickle.dumps(found))
 
-@pytest.fixture(scope='module', params=[2, 4])
-def found(request, tmp_path_factory):
-    "What `size` processes found together"
-    size, folder = request.param, tmp_path_factory.mktemp(f'processes{request.param}')
+def start(target, size, *args):
+    "So many processes that call `target(rank, size, port, *args)`"
     context = multiprocessing.get_context('forkserver')
     context.set_forkserver_preload(['sfr_repro.train.run', 'sfr_repro.train.trainer'])
     with socket.socket() as s:
         s.bind(('127.0.0.1', 0))
         port = s.getsockname()[1]
-    processes = [context.Process(target=work, args=(r, size, port, str(folder))) for r in range(size)]
+    processes = [context.Process(target=target, args=(r, size, port, *args)) for r in range(size)]
     for p in processes: p.start()
-    for p in processes: p.join(120)
+    return processes
+
+@pytest.fixture(scope='module', params=[2, 4])
+def found(request, tmp_path_factory):
+    "What `size` processes found together"
+    size, folder = request.param, tmp_path_factory.mktemp(f'processes{request.param}')
+    processes = start(work, size, str(folder))
+    for p in processes: p.join(240)
     assert [p.exitcode for p in processes] == [0]*size
     return size, pickle.loads((folder/'found.pickle').read_bytes())
 
 def test_loss_and_gradient_are_those_of_one_process(found):
     size, seen = found
-    for kind in ('even', 'uneven'):
+    for kind in ('even', 'uneven', 'empty'):
         wrong = {k: e for k, e in seen[kind].items() if not k.endswith('control') and not e < 1e-9}
         assert not wrong, wrong
         assert {k.split()[0] for k in seen[kind]} == set(LOSSES)
         assert {k.split()[0] for k in seen[kind] if ' tiled ' in k} == {n for n in LOSSES if tiled(n)} > {'infonce', 'met'}
+    assert seen['in tiles'] == sum(' tiled ' in k for kind in ('even', 'uneven', 'empty') for k in seen[kind]), 'a small batch takes the plain form'
 
 def test_a_plain_gather_has_one_wth_of_the_gradient(found):
     size, seen = found
@@ -246,6 +265,38 @@ def test_each_process_is_told_why_a_run_cannot_start(found):
     nowhere, shared, used = seen['refusals']
     for every, words in ((nowhere, "corpus is 'nowhere'"), (shared, f'{size} processes share it, so it must be a multiple of {size}'), (used, 'another run is writing here')):
         assert len(every) == size and set(every) == {every[0]} and words in every[0]
+
+def shared_run(rank, size, port, out):
+    set_environment(rank, size, port)
+    run(load_experiment('smoke', ('train.steps=4', 'train.eval_every=2'))[0], out, progress=False, minutes=0.)
+
+def record_of(size, out, kill=False):
+    "Of a run by so many processes; or they are killed after the first checkpoint"
+    processes = start(shared_run, size, str(out))
+    while kill and not list(out.glob('*/checkpoint-*/complete')): assert all(p.is_alive() for p in processes); time.sleep(.02)
+    for p in processes:
+        if kill: p.kill()
+        p.join(240)
+    assert [p.exitcode for p in processes] == [-signal.SIGKILL if kill else 0]*size
+    records = list(out.glob('*/record.json'))
+    return read_record(records[0]) if records else None
+
+@pytest.mark.once
+def test_two_processes_that_are_killed_end_as_if_they_had_not_been(tmp_path):
+    "With dropout; the control is begun by one process, so its dropout was another"
+    whole = record_of(2, tmp_path/'whole')
+    assert record_of(2, tmp_path/'two', kill=True) is None and equal_records(record_of(2, tmp_path/'two'), whole)
+    assert record_of(1, tmp_path/'one', kill=True) is None
+    more = record_of(2, tmp_path/'one')
+    assert [p.step for p in more.trajectory] == [p.step for p in whole.trajectory] == [0, 2, 4]
+    assert more.device == whole.device and more.device.name.endswith(', 2 processes'), 'it names those that ended it'
+    assert not equal_records(more, whole)
+
+@pytest.mark.parametrize('value', ['x', '0'])
+def test_a_world_size_that_is_no_number_of_processes(value, tmp_path):
+    done = subprocess.run([sys.executable, '-c', 'from sfr_repro.cli import main; main()', 'run', 'smoke'], cwd=tmp_path, capture_output=True, text=True,
+                          env={**os.environ, 'WORLD_SIZE': value, 'HF_HUB_OFFLINE': '1'})
+    assert done.returncode == 2 and done.stderr == f"sfr-repro: WORLD_SIZE is '{value}': it must be a number of processes\n"
 
 CODE = '''
 import sys

@@ -1,7 +1,8 @@
 """What a machine may do to a run: kill it anywhere, fill the disk, start it twice.
 
 `SFR_KILLS=20 pytest tests/test_faults.py` kills at twenty random moments; the suite at four. Each run is killed twice, once
-anywhere and once in the middle of a save. Runs start from a fork server that has imported the package once.
+anywhere and once in the middle of a save, in this order and in the other. Runs start from a fork server that has imported the
+package once.
 """
 import json
 import multiprocessing
@@ -31,17 +32,20 @@ def setting(): return load_experiment('smoke', ('train.steps=9', 'train.eval_eve
 
 def limit(size): resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
 
-def die_in_a_save(after):
-    "SIGKILL from within, some seconds after the first save of this process has begun; a faster disk waits for it half-way"
-    save = _Trainer._save_checkpoint
+def die_in_a_save(after, nth):
+    "SIGKILL from within, some seconds after the nth save of this process has begun; a faster disk waits for it half-way"
+    save, saves = _Trainer._save_checkpoint, []
     def dying(*args):
-        threading.Timer(after, os.kill, (os.getpid(), signal.SIGKILL)).start()
+        saves.append(1)
+        if len(saves) == nth:
+            threading.Timer(after, os.kill, (os.getpid(), signal.SIGKILL)).start()
+            _Trainer._save_rng_state = lambda *args: time.sleep(60)
         return save(*args)
-    _Trainer._save_checkpoint, _Trainer._save_rng_state = dying, lambda *args: time.sleep(60)
+    _Trainer._save_checkpoint = dying
 
 def child(out, dies, largest, largest_record):
     "One run, with a bound on the size of all files, or of those written from the record on; a mistake goes to a file"
-    if dies is not None: die_in_a_save(dies)
+    if dies: die_in_a_save(*dies)
     if largest: limit(largest)
     if largest_record:
         write = run_module.write_record
@@ -87,12 +91,13 @@ def test_kill_9_at_random_moments(whole, tmp_path):
     draw, in_a_save, counted = random.Random(0), 0, 0
     for k in range(KILLS//2):
         out = tmp_path/f'run{k}'
-        for moment in ('any', 'save'):
-            process = start(out, dies=.02+draw.random()*.06 if moment == 'save' else None)
+        for moment in ('any', 'save') if k%2 else ('save', 'any'):
+            before = unmarked(out)
+            process = start(out, dies=(.02+draw.random()*.06, 1 if k%4 else 2) if moment == 'save' else None)
             process.join(draw.random()*whole.seconds if moment == 'any' else None)
             if process.is_alive(): os.kill(process.pid, signal.SIGKILL)
             process.join()
-            in_a_save += bool(unmarked(out))
+            in_a_save += any(p not in before for p in unmarked(out))
             check_whole(out)
         sessions, began = [s for p in out.glob(f'*/{SESSIONS}') for s in json.loads(p.read_text())], time.monotonic()
         assert finish(out) == 0
@@ -102,7 +107,7 @@ def test_kill_9_at_random_moments(whole, tmp_path):
             assert sum(sessions) < record_of(out).seconds < sum(sessions)+time.monotonic()-began+.2, 'the time of all sessions'
         assert {p.name for p in next(out.iterdir()).iterdir()} == ENDED
         shutil.rmtree(out)
-    assert in_a_save >= KILLS//4, 'too few kills fell into a save'      # a run killed after its last save has none to die in
+    assert in_a_save >= KILLS//4, 'too few kills fell into a save'      # a run killed anywhere first may have none left to die in
     assert counted, 'no session was counted'
     print(f'{2*(KILLS//2)} kills, {in_a_save} of them left a checkpoint half-written')
 

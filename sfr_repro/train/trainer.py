@@ -6,10 +6,9 @@
 __all__ = ['MARKER', 'TRAJECTORY', 'BEST', 'TwoViews', 'freeze_embeddings', 'RandomState', 'make_chunks', 'cached_backward',
            'view_metrics', 'own_seed', 'Watch', 'last_checkpoint', 'training_arguments', 'train']
 
-# %% ../../nbs/train/00_trainer.ipynb #bdbab7b2
+# %% ../../nbs/train/00_trainer.ipynb #a6e24249
 import json
 import math
-import os
 import random
 import shutil
 import time
@@ -31,8 +30,9 @@ from ..encode.encoder import SentenceEncoder, pad_ids, resolve_precision
 from ..encode.packed import can_pack, fast_dropout, forward_packed
 from ..evaluate.alignment import alignment, uniformity
 from ..losses.registry import Loss
+from .distributed import process_count
 
-# %% ../../nbs/train/00_trainer.ipynb #ac2c4d3a
+# %% ../../nbs/train/00_trainer.ipynb #93ea0001
 class TwoViews(nn.Module):
     "Encoder, head and loss as one module: token ids in, loss out"
     def __init__(self,
@@ -56,7 +56,7 @@ class TwoViews(nn.Module):
 
     def value(self, z:Tensor, rows:list[int]|None=None, **tensors:Tensor)->Tensor: # Shape `()`
         "The loss of both views, `(2B, D)`; `rows` says which sentences they are of"
-        if self.processes: z,rows = self.processes.gather(z), rows and self.processes.rows(rows)
+        if self.processes: z,rows = self.processes.gather(z), rows if rows is None else self.processes.rows(rows)
         self.views = z.detach()
         h,h_pos = unit_rows(z).chunk(2)
         if self.online: tensors = {**self.online(h, h_pos), **tensors}
@@ -91,7 +91,7 @@ class RandomState:
         torch.set_rng_state(self.cpu); np.random.set_state(self.numpy); random.setstate(self.python)
         if self.cuda is not None: torch.cuda.set_rng_state(self.cuda, self.device)
 
-# %% ../../nbs/train/00_trainer.ipynb #61176a31
+# %% ../../nbs/train/00_trainer.ipynb #034414e9
 def make_chunks(
     input_ids:Tensor, # `(B, T)`
     attention_mask:Tensor, # `(B, T)`, padding on the right
@@ -99,8 +99,8 @@ def make_chunks(
 )->list[tuple[Tensor,Tensor]]: # Ids and mask of each chunk; the last may be smaller
     "A batch in pieces"
     lengths = attention_mask.sum(1).tolist()
-    starts = range(0, len(lengths), chunk)
-    return [(input_ids[a:a+chunk,:T], attention_mask[a:a+chunk,:T]) for a in starts for T in [max(lengths[a:a+chunk])]]
+    starts = range(0, len(lengths) or 1, chunk)
+    return [(input_ids[a:a+chunk,:T], attention_mask[a:a+chunk,:T]) for a in starts for T in [max(lengths[a:a+chunk], default=0)]]
 
 # %% ../../nbs/train/00_trainer.ipynb #9f50493d
 def cached_backward(
@@ -313,10 +313,10 @@ def train(
     encoder.model.eval()
     return watch
 
-# %% ../../nbs/train/00_trainer.ipynb #672a5065
+# %% ../../nbs/train/00_trainer.ipynb #d5bd8518
 def _check_alone():
     "Refuse to be one of several processes, or GPUs, that were not asked for"
-    size = int(os.environ.get("WORLD_SIZE") or 1)
+    size = process_count()
     if size > 1: raise UserError(f"WORLD_SIZE is {size} and this run knows of one process: give train(processes=...)")
     if torch.cuda.device_count() > 1: raise UserError(f"{torch.cuda.device_count()} GPUs are visible and this run uses one: start it with torchrun, or set CUDA_VISIBLE_DEVICES to one of them")
 

@@ -1,5 +1,5 @@
 """What each departure from SentEval's classifiers does to a score: `python tests/departures.py` measures one at a time and
-writes nbs/records/published/transfer_departures.csv anew (a quarter of an hour on one core; needs the sets of the data folder)."""
+writes nbs/records/published/transfer_departures.csv anew (half an hour or more on one core; prints each as it comes; needs the sets of the data folder)."""
 import argparse, copy, csv, sys, warnings
 from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
@@ -125,7 +125,11 @@ def main(argv=None):
     ask.add_argument('--out', default=CSV, help='where the table goes; default: the committed one')
     ask.add_argument('--sets', nargs='+', default=SETS, help=f"of the seven transfer sets; default: {' '.join(SETS)}")
     o = ask.parse_args(argv)
-    try: rows = list(measure([load_transfer(s) for s in o.sets], SentenceEncoder.from_pretrained('sfr-mini', pooler='mean')))
+    rows = []
+    try:
+        for row in measure([load_transfer(s) for s in o.sets], SentenceEncoder.from_pretrained('sfr-mini', pooler='mean')):
+            rows.append(row)
+            print(f"{row['set']:5s} {row['departure']:55s} {row['accuracy']}", flush=True)
     except UserError as e:
         print(f'departures: {e}', file=sys.stderr)
         sys.exit(2)

@@ -31,7 +31,7 @@ def alignment(
     check_unit(h=h, h_pos=h_pos)
     return (wide-wide_pos).square().sum(1).mean().item()
 
-# %% ../../nbs/evaluate/01_alignment.ipynb #6453657c
+# %% ../../nbs/evaluate/01_alignment.ipynb #a7d60f06
 def uniformity(
     h:Tensor, # Unit rows, `(B, D)`, at least 2
     t:float=2., # Sharpness of the kernel, above 0
@@ -40,8 +40,9 @@ def uniformity(
     "Logarithm of the mean Gaussian potential over distinct pairs"
     check_positive(t=t, block=block)
     if block != int(block): raise UserError(f"block is {block!r}: it must be a whole number, at least 1")
-    as_views(h, h); check_unit(h=h)
-    h,block = as_views(h, h)[0], int(block)
+    (wide,_),block = as_views(h, h), int(block)
+    check_unit(h=h)
+    h = wide
     if len(h) < 2: raise ValueError(f"h has {len(h)} row: uniformity needs at least 2")
     sums = []
     for start in range(0, len(h), block):

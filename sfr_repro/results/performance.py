@@ -132,11 +132,17 @@ class Sizes:
 
 SMALL = Sizes(models=("sfr-mini",), batches=(8,), length=8, rounds=2, steps=1, corpora=(100,200), losses=("infonce",), rows=(64,600), largest=800, curve=(600,), tile=32, threads=1, small=True)
 
-# %% ../../nbs/results/05_performance.ipynb #f7d96664
+# %% ../../nbs/results/05_performance.ipynb #0fc91574
 def _sentences(s, n=4000):
     "Real sentences where there are some, in random order"
     source = "embedded" if s.small or resolve(None, "corpus").kind=="embedded" else None
     return load_corpus(("mini",) if source else ("wiki_2014",), min(n, len(load_mini_corpus())) if source else n, seed=0, source=source)
+
+def _encoders(s, corpus):
+    "Each encoder's name, itself with dropout, and the corpus as its token ids"
+    for name in s.models:
+        encoder = SentenceEncoder.from_pretrained(name, pooler="mean", dropout=.1)
+        yield name, encoder, tokenize(encoder.tokenizer, corpus.sentences, s.length)
 
 # %% ../../nbs/results/05_performance.ipynb #573c5c87
 def between(
@@ -224,7 +230,7 @@ def useful_flops(
     shape,n = encoder_shape(name), np.array(list(map(len, ids)))
     return 6*batch*forward_flops(shape, n.mean(), (n**2).mean()) + loss_flops(make_loss("infonce"), batch, shape.width)
 
-# %% ../../nbs/results/05_performance.ipynb #e99d807b
+# %% ../../nbs/results/05_performance.ipynb #c397d91a
 def bench_step(
     s:Sizes, # How much
 )->tuple[dict,list]: # Metrics, and the data read
@@ -232,9 +238,8 @@ def bench_step(
     from datasets import Dataset
     corpus,metrics,peak = _sentences(s), {}, {p:matrix_peak(p, 2*s.rounds) for p in s.precisions}
     pairs = Dataset.from_dict({"anchor":corpus.sentences, "positive":corpus.sentences})
-    for name in s.models:
-        encoder,theirs = SentenceEncoder.from_pretrained(name, pooler="mean", dropout=.1), sentence_transformer(name, .1, s.length)
-        ids = tokenize(encoder.tokenizer, corpus.sentences, s.length)
+    for name,encoder,ids in _encoders(s, corpus):
+        theirs = sentence_transformer(name, .1, s.length)
         for batch in s.batches:
             configs = {p: TrainConfig(batch=batch, steps=s.steps+2, precision=p, eval_every=10**9) for p in s.precisions}
             sides = {("ours",p): lambda c=c: our_step(encoder, ids, c) for p,c in configs.items()} | {("theirs",p): lambda c=c: their_step(theirs, pairs, c) for p,c in configs.items()}
@@ -501,15 +506,13 @@ def profile_step(
     for e in seen.key_averages(): spent[kind_of(e.key)] += e.self_cpu_time_total
     return {k: v/sum(spent.values()) for k,v in spent.items()}
 
-# %% ../../nbs/results/05_performance.ipynb #4b42dac0
+# %% ../../nbs/results/05_performance.ipynb #2ba514f4
 def bench_profile(
     s:Sizes, # How much
 )->tuple[dict,list]: # Metrics, and the data read
     "Part `profile`: the shares of a step, and of padding in a batch"
-    corpus,metrics = _sentences(s), {}
-    for name in s.models:
-        encoder,batch = SentenceEncoder.from_pretrained(name, pooler="mean", dropout=.1), s.batches[0]
-        ids = tokenize(encoder.tokenizer, corpus.sentences, s.length)
+    corpus,metrics,batch = _sentences(s), {}, s.batches[0]
+    for name,encoder,ids in _encoders(s, corpus):
         for p in s.precisions:
             shares = profile_step(encoder, ids, TrainConfig(batch=batch, steps=s.steps+3, precision=p, eval_every=10**9))
             metrics |= {f"profile/{name} b{batch}/{p}/{k}/share":v for k,v in shares.items()}
@@ -524,15 +527,13 @@ def _without(cause, step):
     "A step of the trainer with one thing less"
     with patch(f"sfr_repro.train.trainer.{CAUSES[cause][0]}", CAUSES[cause][1]): return step()
 
-# %% ../../nbs/results/05_performance.ipynb #2455a7a2
+# %% ../../nbs/results/05_performance.ipynb #4046bd4b
 def bench_causes(
     s:Sizes, # How much
 )->tuple[dict,list]: # Metrics, and the data read
     "Part `causes`: our step without each of `CAUSES`, over the whole one"
-    corpus,metrics = _sentences(s), {}
-    for name in s.models:
-        encoder,batch = SentenceEncoder.from_pretrained(name, pooler="mean", dropout=.1), s.batches[0]
-        ids = tokenize(encoder.tokenizer, corpus.sentences, s.length)
+    corpus,metrics,batch = _sentences(s), {}, s.batches[0]
+    for name,encoder,ids in _encoders(s, corpus):
         for p in s.precisions:
             step = partial(our_step, encoder, ids, TrainConfig(batch=batch, steps=s.steps+2, precision=p, eval_every=10**9))
             t = take_turns({"whole":step, **{c: partial(_without, c, step) for c in CAUSES}}, s.rounds)

@@ -57,7 +57,7 @@ class Named:
     @property
     def run_name(self)->str: return f"pretrain-{self.id}-s{self.seed}" # Of its folder and record
 
-# %% ../../nbs/train/02_pretrain.ipynb #93b171ad
+# %% ../../nbs/train/02_pretrain.ipynb #f55edde9
 @dataclass(frozen=True)
 class TextConfig(Named):
     "What is read, and how it becomes numbers"
@@ -69,11 +69,11 @@ class TextConfig(Named):
     smoothing:float = .75 # Power of the context counts in PPMI
     init_std:float = .04 # Standard deviation of the initial piece vectors
     mask_rate:float = .25 # Share of pieces to be guessed
-    pieces:int = 4096 # A step
+    pieces:int = 4096 # A batch
     passage_every:int = 8 # One block of 64 sentences in so many is read as passages
     heldout_every:int = 400 # One sentence in so many is never trained on
 
-# %% ../../nbs/train/02_pretrain.ipynb #f9c60b7c
+# %% ../../nbs/train/02_pretrain.ipynb #f0e1d7c0
 @dataclass(frozen=True)
 class PretrainConfig(TextConfig):
     "Everything that decides a pre-training"
@@ -87,6 +87,7 @@ class PretrainConfig(TextConfig):
     lr:float = 1e-3 # Peak learning rate of AdamW
     weight_decay:float = .01 # On matrices
     clip:float = 1. # Largest gradient norm
+    batches:int|None = None # A step, of different lengths, their gradients averaged; None: one
     eval_every:int = 200 # Steps between looks at the held-out loss and STS dev
     seed:int = 0 # Of weights, order and masks
     threads:int = 2 # Of the processor
@@ -122,7 +123,7 @@ def pretrain_config(
     check_config(config)
     return config
 
-# %% ../../nbs/train/02_pretrain.ipynb #116c137c
+# %% ../../nbs/train/02_pretrain.ipynb #5ade002f
 def check_config(
     c:PretrainConfig, # To be run
 ):
@@ -134,6 +135,7 @@ def check_config(
     for k in ("vocab","layers","width","heads","inner","window","pieces","positions","passage_every","heldout_every","eval_every","threads"):
         v = getattr(c, k)
         if type(v) is not int or v < 1: raise UserError(f"{k} is {v!r}: it must be an integer of at least 1")
+    if c.batches is not None and (type(c.batches) is not int or c.batches < 1): raise UserError(f"batches is {c.batches!r}: it must be an integer of at least 1, or absent")
     if c.width % c.heads: raise UserError(f"width is {c.width}: it must be a multiple of heads, {c.heads}")
     if not 5 <= c.positions <= c.pieces: raise UserError(f"positions is {c.positions}: it must lie between 5 and pieces, {c.pieces}")
     if not 0 <= c.dropout < 1: raise UserError(f"dropout is {c.dropout!r}: it must lie in [0, 1)")
@@ -386,7 +388,7 @@ def learning_rate(
     at,share = zip(*config.schedule)
     return config.lr*float(np.interp(step+(step < at[1]), at, share))
 
-# %% ../../nbs/train/02_pretrain.ipynb #93abeb7f
+# %% ../../nbs/train/02_pretrain.ipynb #617c46d8
 class Learner:
     "A model, its half-precision twin `p`, and the optimiser"
     def __init__(self,
@@ -404,27 +406,33 @@ class Learner:
         for w in self.master.values(): w.grad = torch.zeros_like(w)
         self.optimiser = adamw(list(self.master.values()), config)
 
-    def step(self, step:int, ids:Tensor, where:Tensor, labels:Tensor)->Tensor: # Loss, in nats a piece
-        "Move the weights by one batch"
+    def step(self, step:int, *batches:tuple[Tensor,Tensor,Tensor])->Tensor: # Mean loss, in nats a piece
+        "Move the weights once, by batches of masked rows, places and labels"
         torch.manual_seed(self.config.seed*1_000_003+step)         # so that a resumed run draws the same dropout
-        loss = SoftmaxLoss.apply(mlm_logits(self.p, ids, where, self.config, self.config.dropout), labels.flatten())
-        loss.backward()
+        losses = [self._gradient(*b, len(batches)) for b in batches]
         self._apply(learning_rate(self.config, step))
-        return loss.detach()
+        return torch.stack(losses).mean()
 
-# %% ../../nbs/train/02_pretrain.ipynb #816af50a
+# %% ../../nbs/train/02_pretrain.ipynb #e4cf35c7
 @torch.no_grad()
 def _apply(self, lr):
-    "Half-precision gradients to the float32 weights, one step, and back"
-    for w,half in zip(self.master.values(), self.p.values(), strict=True):
-        w.grad.zero_() if half.grad is None else w.grad.copy_(half.grad)
-        half.grad = None
+    "One step of the float32 weights, and back"
     torch.nn.utils.clip_grad_norm_(self.master.values(), self.config.clip)
     for g in self.optimiser.param_groups: g["lr"] = lr
     self.optimiser.step(); _sync(self)
+    torch._foreach_zero_([w.grad for w in self.master.values()])
+
+def _gradient(self, ids, where, labels, n):
+    "Add a batch's share of the gradient to that of the float32 weights"
+    loss = SoftmaxLoss.apply(mlm_logits(self.p, ids, where, self.config, self.config.dropout), labels.flatten())
+    loss.backward()
+    with torch.no_grad():
+        for w,half in zip(self.master.values(), self.p.values(), strict=True):
+            if half.grad is not None: w.grad.add_(half.grad, alpha=1/n); half.grad = None
+    return loss.detach()
 
 def _sync(learner): torch._foreach_copy_(list(learner.p.values()), list(learner.master.values()))
-Learner._apply = _apply
+Learner._apply,Learner._gradient = _apply,_gradient
 
 # %% ../../nbs/train/02_pretrain.ipynb #823a908d
 @torch.no_grad()
@@ -550,15 +558,18 @@ def _begin(learner, text, rows, measure, folder):
         state = {"step":0, "epoch":0, "at":0, "pieces":0, "seconds":0., "losses":[], "trajectory":[_point(0, None, 0., measure())]}
     return state, epoch_batches(rows, c, state["epoch"]) if state["epoch"] else batches
 
-# %% ../../nbs/train/02_pretrain.ipynb #fec5d002
+# %% ../../nbs/train/02_pretrain.ipynb #58f8c3f2
 def _one_step(learner, text, rows, batches, state):
-    "One batch; `state` is changed, the epoch's batches are returned"
-    c = learner.config
-    if state["at"] == len(batches): state.update(epoch=state["epoch"]+1, at=0); batches = epoch_batches(rows, c, state["epoch"])
-    b,gen = batches[state["at"]], torch.Generator(learner.device).manual_seed(c.seed*1_000_003+state["step"])
-    x,where,labels = mask_rows(take_rows(text.ids, rows.starts[b], int(rows.lengths[b[0]])).to(learner.device), c.vocab, c.mask_rate, gen)
-    state["losses"].append(learner.step(state["step"], x, where, labels))
-    state.update(step=state["step"]+1, at=state["at"]+1, pieces=state["pieces"]+x.numel())
+    "One step; `state` is changed, the epoch's batches are returned"
+    c,masked = learner.config, []
+    gen = torch.Generator(learner.device).manual_seed(c.seed*1_000_003+state["step"])
+    for _ in range(c.batches or 1):
+        if state["at"] == len(batches): state.update(epoch=state["epoch"]+1, at=0); batches = epoch_batches(rows, c, state["epoch"])
+        b = batches[state["at"]]
+        masked.append(mask_rows(take_rows(text.ids, rows.starts[b], int(rows.lengths[b[0]])).to(learner.device), c.vocab, c.mask_rate, gen))
+        state.update(at=state["at"]+1, pieces=state["pieces"]+masked[-1][0].numel())
+    state["losses"].append(learner.step(state["step"], *masked))
+    state["step"] += 1
     return batches
 
 def _numbers(state):

@@ -39,6 +39,22 @@ def test_stopped_and_continued_is_the_same_run(done, tmp_path):
     for stop in (1, 10, None): path = P.pretrain(SMOKE, tmp_path, progress=False, stop_at=stop)
     same(done[0], path)
 
+def test_steps_of_several_batches_continue_over_epochs(tmp_path):
+    config = replace(SMOKE, batches=9, schedule=((0, 0.), (2, 1.), (6, 0.)), eval_every=6)
+    P.pretrain(config, tmp_path/'parts', progress=False, stop_at=3)
+    assert json.loads((tmp_path/'parts'/config.run_name/'checkpoint-3/state.json').read_text())['epoch'] == 1      # stopped in the second epoch
+    parts = P.pretrain(config, tmp_path/'parts', progress=False)
+    same(P.pretrain(config, tmp_path/'whole', progress=False), parts)
+    assert 'about 9,216 pieces a step' in (parts.parent/'model/README.md').read_text()
+    one = P.pretrain(replace(config, batches=1), tmp_path/'one', progress=False)
+    seen = [read_record(p).metrics['mlm/train/all/sum/pieces'] for p in (one, parts)]
+    assert 8 < seen[1]/seen[0] < 10 and read_record(one).id != read_record(parts).id
+
+def test_a_run_goes_on_only_where_it_began(tmp_path, monkeypatch):
+    P.pretrain(SMOKE, tmp_path, progress=False, stop_at=2)
+    monkeypatch.setattr(P, 'best_device', lambda: 'cuda')
+    with pytest.raises(P.UserError, match='was made with another device'): P.pretrain(SMOKE, tmp_path, progress=False)
+
 def test_killed_at_any_moment_is_the_same_run(done, tmp_path, monkeypatch):
     class Killed(BaseException): pass
     after, real = 3, P.Learner.step
@@ -95,7 +111,8 @@ def test_the_experiment_file_is_read():
     assert P.pretrain_config(ROOT/'nbs/experiments/pretrain.toml') == P.pretrain_config('embedded')
 
 @pytest.mark.parametrize('text, says', [('preset = "huge"', 'must be one of'), ('[pretrain]\nlr_max = 1', 'lr_max'), ('preset = ', 'not TOML'),
-                                        ('[pretrain]\nschedule = [[0, 1.0]]', 'two knots'), ('[pretrain]\nvocab = 0', 'at least 1')])
+                                        ('[pretrain]\nschedule = [[0, 1.0]]', 'two knots'), ('[pretrain]\nvocab = 0', 'at least 1'),
+                                        ('[pretrain]\nbatches = 0', 'batches is 0'), ('[pretrain]\nbatches = true', 'batches is True')])
 def test_a_wrong_file_is_one_sentence(tmp_path, text, says):
     (tmp_path/'x.toml').write_text(text)
     with pytest.raises(P.UserError, match=says): P.pretrain_config(tmp_path/'x.toml')

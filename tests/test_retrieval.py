@@ -160,7 +160,7 @@ def test_rows_that_are_no_points_of_the_sphere_are_named(dtype):
     assert math.isfinite(uniformity(zero)) and math.isfinite(alignment(h, zero))                       # as `unit_rows` gives it
     with pytest.raises(ValueError, match="block is 1.5: it must be a whole number"): uniformity(h, block=1.5)
 
-@pytest.mark.parametrize("kwargs,said", ((dict(depth=-1),"depth is -1"), (dict(depth=.5),"depth is 0.5"), (dict(block=(0,4)),"block is 0")))
+@pytest.mark.parametrize("kwargs,said", ((dict(depth=-1),"depth is -1"), (dict(depth=.5),"depth is 0.5"), (dict(depth=True),"depth is True"), (dict(block=(0,4)),"block is 0")))
 def test_search_takes_whole_numbers(kwargs, said):
     with pytest.raises(ValueError, match=f"{said}: it must be a whole number, at least 1"): search(np.eye(3), np.eye(3), **kwargs)
 

@@ -6,13 +6,13 @@
 __all__ = ['Draws', 'draw', 'angle_grid', 'negative_tables', 'one_thread', 'Map', 'averaged', 'dissipation_maps', 'hardest_share',
            'ratio_maps']
 
-# %% ../../nbs/analysis/00_simulation.ipynb #443ebaa3
+# %% ../../nbs/analysis/00_simulation.ipynb #8c638da5
 import math
 from contextlib import contextmanager
 from dataclasses import dataclass
 import torch
 from torch import Tensor
-from ..core.notation import UserError, check_positive
+from ..core.notation import check_positive, check_whole
 
 # %% ../../nbs/analysis/00_simulation.ipynb #7ceffac2
 @dataclass(frozen=True, eq=False)
@@ -23,7 +23,7 @@ class Draws:
     sd_pos:float=.05 # Spread of the positive's angle, radians
     sd_neg:float=.10 # Spread of the negatives' angles, radians
 
-# %% ../../nbs/analysis/00_simulation.ipynb #d242a0de
+# %% ../../nbs/analysis/00_simulation.ipynb #332a0781
 def draw(
     batches:int=1000, # Batches, at least 2
     size:int=128, # Pairs in a batch, at least 2: one positive and `size-1` negatives
@@ -31,8 +31,7 @@ def draw(
     dtype:torch.dtype=torch.float32,
 )->Draws:
     "Draw once for the whole grid"
-    for name,n in (("batches",batches),("size",size)):
-        if not (isinstance(n, int) and n >= 2): raise UserError(f"{name} is {n!r}: it must be a whole number of at least 2")
+    check_whole("batches", batches, 2); check_whole("size", size, 2)
     g = torch.Generator().manual_seed(seed)
     return Draws(torch.randn(batches, generator=g, dtype=dtype), torch.randn(batches, size-1, generator=g, dtype=dtype))
 

@@ -4,12 +4,13 @@
 
 # %% auto #0
 __all__ = ['as_views', 'unit_rows', 'Components', 'softmax_negatives', 'UserError', 'check_positive', 'check_non_negative',
-           'check_choice']
+           'check_choice', 'check_whole']
 
-# %% ../../nbs/core/00_notation.ipynb #44088d56
+# %% ../../nbs/core/00_notation.ipynb #3567186d
 from dataclasses import dataclass, replace
 from typing import Any
 import math
+import numbers
 import torch
 from torch import Tensor
 
@@ -62,7 +63,7 @@ class Components:
         total = push.sum(1)
         return replace(self, dissipation=total, weight=push/torch.where(total==0, 1, total)[:,None])
 
-# %% ../../nbs/core/00_notation.ipynb #51424215
+# %% ../../nbs/core/00_notation.ipynb #d51ec994
 def softmax_negatives(
     scores:Tensor, # Any scores, `(B, B)`, or a strip `(r, B)` whose first `r` columns are its rows' own; the diagonal is ignored
 )->tuple[Tensor,Tensor]: # Softmax over each row's negatives with zero diagonal, the shape of `scores`, and their logsumexp, one a row
@@ -100,3 +101,14 @@ def check_choice(
 ):
     "Raise `UserError` when `value` is not one of `allowed`"
     if value not in allowed: raise UserError(f"{name} is {value!r}: it must be one of {', '.join(map(repr, allowed))}")
+
+# %% ../../nbs/core/00_notation.ipynb #e4c27283
+def check_whole(
+    name:str, # The argument's name
+    value:Any, # What was given
+    least:int=1, # The smallest that is allowed
+    below:int|None=None, # The smallest above it that is not; None: all are
+):
+    "Raise `UserError` when `value` is not a whole number within these bounds"
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < least or below is not None and value >= below:
+        raise UserError(f"{name} is {value!r}: it must be a whole number, at least {least}" + (f" and below {below}" if below is not None else ""))

@@ -5,13 +5,13 @@
 # %% auto #0
 __all__ = ['FUNCTION_WORDS', 'mean_cosine', 'token_chunks', 'Census', 'census', 'frequent_types', 'first_in_row', 'Plan',
            'make_plan', 'Geometry', 'empty_geometry', 'check_lengths', 'batch_sums', 'add_batch', 'evaluating',
-           'hidden_states', 'check_layers', 'pick_layers', 'check_whole', 'draw_tokens', 'place_draws', 'check_model',
+           'hidden_states', 'check_layers', 'pick_layers', 'draw_tokens', 'place_draws', 'check_model',
            'check_sentences', 'padded_batches', 'measure', 'sum_up', 'lookups', 'token_self_similarity', 'anisotropy',
            'expected_anisotropy', 'contributions', 'top_dimensions', 'layer_values', 'geometry', 'token_kinds', 'Shift',
            'self_similarity_change', 'effective_rank', 'unit_vectors', 'neighbour_share', 'geometry_metrics',
            'pooled_metrics', 'named_sentences', 'plan_batches', 'look', 'GeometryProbe', 'geometry_probe']
 
-# %% ../../nbs/evaluate/02_geometry.ipynb #b82f09ec
+# %% ../../nbs/evaluate/02_geometry.ipynb #6f00ee6f
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from tqdm.auto import tqdm
-from ..core.notation import UserError, check_choice
+from ..core.notation import UserError, check_choice, check_whole
 from ..data.sources import Source, describe
 from ..data.sts import load_sts, reference_set
 from ..encode.encoder import SentenceEncoder, like_length, pad_ids, pool, resolve_precision, tokenize
@@ -265,15 +265,6 @@ def pick_layers(
     for l in layers:
         if not -depth <= l < depth: raise UserError(f"layers has {l!r}: the model has layers 0 to {depth-1}")
     return [int(l) % depth for l in layers]
-
-# %% ../../nbs/evaluate/02_geometry.ipynb #fd30e640
-def check_whole(
-    name:str, # The argument's name
-    value:int, # What was given
-    least:int, # The smallest that is allowed
-):
-    "`UserError` when `value` is not a whole number from `least` on"
-    if isinstance(value, bool) or not isinstance(value, (int,np.integer)) or value < least: raise UserError(f"{name} is {value!r}: it must be a whole number, at least {least}")
 
 # %% ../../nbs/evaluate/02_geometry.ipynb #28013d82
 def draw_tokens(

@@ -6,15 +6,14 @@
 __all__ = ['GRID', 'NONE', 'MEASURES', 'unit64', 'search', 'rerank', 'measure', 'RetrievalScore', 'score_set', 'check_vectors',
            'RetrievalResult', 'retrieval_metrics', 'retrieval_table', 'evaluate_retrieval']
 
-# %% ../../nbs/evaluate/04_retrieval.ipynb #600d709a
-import numbers
+# %% ../../nbs/evaluate/04_retrieval.ipynb #ebad0af5
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 import numpy as np
 import torch
-from ..core.notation import UserError
+from ..core.notation import UserError, check_whole
 from ..core.records import pipe_table
 from ..data.retrieval import RETRIEVAL_SETS, RetrievalSet, load_retrieval
 from ..data.sources import DataError, Source
@@ -32,7 +31,7 @@ def unit64(
     x = torch.from_numpy(np.asarray(x, np.float64))
     return x/x.norm(dim=1, keepdim=True)
 
-# %% ../../nbs/evaluate/04_retrieval.ipynb #80ecf9d4
+# %% ../../nbs/evaluate/04_retrieval.ipynb #60b4a7a7
 def search(
     queries:np.ndarray, # Vectors, `(m, D)`, no zero row
     docs:np.ndarray, # Vectors, `(N, D)`, no zero row
@@ -42,8 +41,7 @@ def search(
     block:tuple[int,int]=(256,16384), # Queries and documents at a time: the scores that are in memory
 )->tuple[np.ndarray,np.ndarray]: # Positions of documents, best first, and their cosines, both `(m, depth)`; position -1 where there is none
     "The nearest documents of each query, exactly"
-    for name,n in (("depth",depth), ("block",block[0]), ("block",block[1])):
-        if not isinstance(n, numbers.Integral) or n < 1: raise UserError(f"{name} is {n!r}: it must be a whole number, at least 1")
+    for name,n in (("depth",depth), ("block",block[0]), ("block",block[1])): check_whole(name, n)
     m,N = len(queries), len(docs)
     if not m or not N: raise UserError(f"there are {m} queries and {N} documents: search needs at least one of each")
     q,kept = unit64(queries), torch.full((m,min(depth,N)), NONE)

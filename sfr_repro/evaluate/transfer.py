@@ -7,9 +7,8 @@ __all__ = ['CS', 'FOLDS', 'SEED', 'LONGEST', 'fit', 'fit_path', 'senteval_order'
            'TransferScore', 'score_set', 'check_folds', 'check_finite', 'check_lengths', 'check_seed', 'TransferResult',
            'transfer_table', 'transfer_metrics', 'evaluate_transfer']
 
-# %% ../../nbs/evaluate/03_transfer.ipynb #ad5c8054
+# %% ../../nbs/evaluate/03_transfer.ipynb #35a8624c
 import copy
-import numbers
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import f1_score
 from sklearn.model_selection import StratifiedKFold
-from ..core.notation import UserError
+from ..core.notation import UserError, check_whole
 from ..core.records import pipe_table
 from ..data.sources import DataError, Source
 from ..data.transfer import TRANSFER_SETS, TransferSet, load_transfer
@@ -171,12 +170,12 @@ def check_lengths(
     bad = np.flatnonzero(~((length := np.linalg.norm(x, axis=1)) <= LONGEST))
     if len(bad): raise DataError(f"{data.places[bad[0]]}: what the classifier reads of it has length {length[bad[0]]:.3g}: it must be at most {LONGEST:g}, so scale the vectors down")
 
-# %% ../../nbs/evaluate/03_transfer.ipynb #3bb4853d
+# %% ../../nbs/evaluate/03_transfer.ipynb #f09eb34b
 def check_seed(
     seed:int, # As given
 ):
     "`UserError` unless the folds can be dealt with it"
-    if not isinstance(seed, numbers.Integral) or isinstance(seed, bool) or not 0 <= seed < 2**32-SEED: raise UserError(f"seed is {seed!r}: it must be a whole number, at least 0 and below {2**32-SEED}")
+    check_whole("seed", seed, 0, 2**32-SEED)
 
 # %% ../../nbs/evaluate/03_transfer.ipynb #4f3e1b9d
 @dataclass(frozen=True, eq=False)

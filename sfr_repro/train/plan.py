@@ -8,7 +8,7 @@ __all__ = ['PAPERS', 'BERT_LIKE', 'DEVICES', 'LAUNCHES', 'DEV', 'PROBE', 'TASK_T
            'Texts', 'plan_steps', 'work_of', 'memory_of', 'Plan', 'plan', 'show_time', 'plan_text', 'plan_table',
            'stand_in', 'rehearse']
 
-# %% ../../nbs/train/04_plan.ipynb #5a704b0b
+# %% ../../nbs/train/04_plan.ipynb #2c522024
 import math
 from collections.abc import Sequence
 from contextlib import contextmanager, nullcontext
@@ -27,7 +27,8 @@ from ..data.mini_sts import load_mini_corpus
 from ..encode.encoder import YARDSTICK, _locate, _quiet, first_position
 from ..losses.registry import Loss
 from ..losses.tiled import tiled_form
-from .run import RunError, run, settle
+from .run import check_length, run, settle
+from .trainer import check_batch
 
 # %% ../../nbs/train/04_plan.ipynb #20c11668
 @dataclass(frozen=True)
@@ -267,13 +268,12 @@ def _tiles(config):
     except UserError: return False
     return True
 
-# %% ../../nbs/train/04_plan.ipynb #f24ea31f
+# %% ../../nbs/train/04_plan.ipynb #27b65b56
 def _check(config):
     "What a run would not start with"
     e,t,n = config.encoder, config.train, config.data.sentences
-    most = _reads(e.name)
-    if e.max_length > most: raise RunError(f"encoder.max_length is {e.max_length}: {e.name} reads at most {most} word pieces")
-    if n is not None and t.steps != 0 and t.batch > n: raise UserError(f"train.batch is {t.batch}: the corpus has {n} sentences, and a batch cannot be larger")
+    check_length(e, _reads(e.name))
+    if n is not None and t.steps != 0: check_batch(t.batch, n)
 
 # %% ../../nbs/train/04_plan.ipynb #b102f64b
 def _reads(name):

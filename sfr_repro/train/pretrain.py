@@ -10,7 +10,7 @@ __all__ = ['PRETRAIN_PRESETS', 'BLOCK', 'SPECIAL', 'PAD', 'UNK', 'CLS', 'SEP', '
            'Learner', 'heldout_loss', 'mean_vectors', 'save_checkpoint', 'load_checkpoint', 'asked_to_stop',
            'train_mlm', 'prepare', 'export_encoder', 'pretrain', 'card']
 
-# %% ../../nbs/train/02_pretrain.ipynb #76e6fdc4
+# %% ../../nbs/train/02_pretrain.ipynb #031df8fd
 import json
 import os
 import shutil
@@ -39,9 +39,9 @@ from ..data.sts import load_sts, reference_set, sts_sets
 from ..encode.encoder import SentenceEncoder, _quiet, best_device, device_entry, resolve_precision, weights_sha256
 from ..encode.piece_vectors import Pieces, cooccurrence, piece_averages, ppmi, svd_vectors, to_pieces
 from ..evaluate.sts import evaluate_sts
-from .run import disk_errors, run_folder
+from .run import check_inputs, disk_errors, run_folder
 
-# %% ../../nbs/train/02_pretrain.ipynb #fd6f1f41
+# %% ../../nbs/train/02_pretrain.ipynb #571672ad
 class Named:
     "What a setting of this page is called, from its fields"
     @property
@@ -49,7 +49,7 @@ class Named:
     @property
     def sections(self)->dict: # For the record
         "The setting as plain data, without the seed"
-        return {"pretrain": {k:v for k,v in json.loads(json.dumps(asdict(self))).items() if k != "seed" and v is not None}}
+        return {"pretrain": {k:v for k,v in json.loads(json.dumps(asdict(self))).items() if k != "seed" and v is not None and (k,v) != ("batches",1)}}   # records older than `batches` keep their id
     @property
     def id(self)->str: # 12 hexadecimal digits
         "Hash of the setting, the same for all seeds"
@@ -73,7 +73,7 @@ class TextConfig(Named):
     passage_every:int = 8 # One block of 64 sentences in so many is read as passages
     heldout_every:int = 400 # One sentence in so many is never trained on
 
-# %% ../../nbs/train/02_pretrain.ipynb #f0e1d7c0
+# %% ../../nbs/train/02_pretrain.ipynb #e4261854
 @dataclass(frozen=True)
 class PretrainConfig(TextConfig):
     "Everything that decides a pre-training"
@@ -87,11 +87,11 @@ class PretrainConfig(TextConfig):
     lr:float = 1e-3 # Peak learning rate of AdamW
     weight_decay:float = .01 # On matrices
     clip:float = 1. # Largest gradient norm
-    batches:int|None = None # A step, of different lengths, their gradients averaged; None: one
+    batches:int = 1 # A step, their gradients averaged
     eval_every:int = 200 # Steps between looks at the held-out loss and STS dev
     seed:int = 0 # Of weights, order and masks
     threads:int = 2 # Of the processor
-    precision:str = "auto" # "bf16" where the processor has the instructions
+    precision:str = "auto" # "bf16" where the device has the instructions
 
 # %% ../../nbs/train/02_pretrain.ipynb #013631fb
 PRETRAIN_PRESETS = {
@@ -123,7 +123,7 @@ def pretrain_config(
     check_config(config)
     return config
 
-# %% ../../nbs/train/02_pretrain.ipynb #5ade002f
+# %% ../../nbs/train/02_pretrain.ipynb #e28cf4d9
 def check_config(
     c:PretrainConfig, # To be run
 ):
@@ -132,10 +132,9 @@ def check_config(
         if type(getattr(c, k)) not in (int,float): raise UserError(f"{k} is {getattr(c, k)!r}: it must be a number")
     if not (isinstance(c.schedule, tuple) and all(isinstance(k, tuple) and len(k)==2 and all(type(x) in (int,float) for x in k) for k in c.schedule)):
         raise UserError(f"schedule is {c.schedule!r}: it must be a list of [step, share of lr]")
-    for k in ("vocab","layers","width","heads","inner","window","pieces","positions","passage_every","heldout_every","eval_every","threads"):
+    for k in ("vocab","layers","width","heads","inner","window","pieces","positions","passage_every","heldout_every","eval_every","threads","batches"):
         v = getattr(c, k)
         if type(v) is not int or v < 1: raise UserError(f"{k} is {v!r}: it must be an integer of at least 1")
-    if c.batches is not None and (type(c.batches) is not int or c.batches < 1): raise UserError(f"batches is {c.batches!r}: it must be an integer of at least 1, or absent")
     if c.width % c.heads: raise UserError(f"width is {c.width}: it must be a multiple of heads, {c.heads}")
     if not 5 <= c.positions <= c.pieces: raise UserError(f"positions is {c.positions}: it must lie between 5 and pieces, {c.pieces}")
     if not 0 <= c.dropout < 1: raise UserError(f"dropout is {c.dropout!r}: it must lie in [0, 1)")
@@ -558,22 +557,24 @@ def _begin(learner, text, rows, measure, folder):
         state = {"step":0, "epoch":0, "at":0, "pieces":0, "seconds":0., "losses":[], "trajectory":[_point(0, None, 0., measure())]}
     return state, epoch_batches(rows, c, state["epoch"]) if state["epoch"] else batches
 
-# %% ../../nbs/train/02_pretrain.ipynb #58f8c3f2
+# %% ../../nbs/train/02_pretrain.ipynb #a9118c62
 def _one_step(learner, text, rows, batches, state):
     "One step; `state` is changed, the epoch's batches are returned"
     c,masked = learner.config, []
     gen = torch.Generator(learner.device).manual_seed(c.seed*1_000_003+state["step"])
-    for _ in range(c.batches or 1):
+    for _ in range(c.batches):
         if state["at"] == len(batches): state.update(epoch=state["epoch"]+1, at=0); batches = epoch_batches(rows, c, state["epoch"])
         b = batches[state["at"]]
-        masked.append(mask_rows(take_rows(text.ids, rows.starts[b], int(rows.lengths[b[0]])).to(learner.device), c.vocab, c.mask_rate, gen))
+        x = take_rows(text.ids, rows.starts[b], int(rows.lengths[b[0]]))
+        if learner.device.type=="cuda": x = x.pin_memory().to(learner.device, non_blocking=True)   # the copy does not wait for the step before
+        masked.append(mask_rows(x, c.vocab, c.mask_rate, gen))
         state.update(at=state["at"]+1, pieces=state["pieces"]+masked[-1][0].numel())
     state["losses"].append(learner.step(state["step"], *masked))
     state["step"] += 1
     return batches
 
 def _numbers(state):
-    "The losses since the last look, as numbers; read only here, so that no step waits for the device"
+    "The losses since the last look, as numbers; they are read from the device only here"
     state["losses"] = list(map(float, state["losses"]))
     return state["losses"]
 
@@ -635,7 +636,7 @@ def export_encoder(
     os.replace(tmp, folder)
     return folder
 
-# %% ../../nbs/train/02_pretrain.ipynb #380ca29b
+# %% ../../nbs/train/02_pretrain.ipynb #1cc5fe72
 def pretrain(
     config:PretrainConfig, # The setting
     out:str|Path|None=None, # Where runs go; None: `SFR_RUNS`, or `runs`
@@ -648,7 +649,8 @@ def pretrain(
     check_config(config)
     with run_folder(config, out) as folder, disk_errors(folder), _threads(config.threads):
         if (path := folder/"record.json").exists(): return path
-        started,clock = datetime.now(timezone.utc), time.monotonic()
+        started,clock,code = datetime.now(timezone.utc), time.monotonic(), code_state()
+        check_inputs(folder, {"device":best_device(), "precision":resolve_precision(config.precision, best_device())})
         text,tokenizer,vectors,data = prepare(config, folder/"text")
         learner = Learner(config, vectors, np.bincount(text.ids, minlength=config.vocab))
         dev = load_sts(reference_set(config.source), "dev", source=config.source)
@@ -656,11 +658,11 @@ def pretrain(
         prepared = time.monotonic()-clock
         state = train_mlm(learner, text, measure, folder, minutes=minutes, stop_at=stop_at, progress=progress)
         if state["step"] < config.steps: return None
-        write_record(_record(config, state, learner, text, tokenizer, vectors, [*data, dev.describe()], folder, started, prepared), path)
+        write_record(_record(config, state, learner, text, tokenizer, vectors, [*data, dev.describe()], folder, started, prepared, code), path)
         write_whole(folder/"model"/"README.md", card(path).encode())
         return path
 
-# %% ../../nbs/train/02_pretrain.ipynb #4699afd9
+# %% ../../nbs/train/02_pretrain.ipynb #5114c88d
 @contextmanager
 def _threads(n):
     before = torch.get_num_threads()
@@ -668,21 +670,21 @@ def _threads(n):
     try: yield
     finally: torch.set_num_threads(before)
 
-def _record(config, state, learner, text, tokenizer, vectors, data, folder, started, prepared):
+def _record(config, state, learner, text, tokenizer, vectors, data, folder, started, prepared, code):
     "Save the encoder, score it, and say what happened"
-    encoder = SentenceEncoder.from_pretrained(export_encoder(learner.model, tokenizer, folder/"model"), pooler="mean")
+    encoder = SentenceEncoder.from_pretrained(export_encoder(learner.model, tokenizer, folder/"model"), pooler="mean", precision=config.precision).to(learner.device)
     sets = [load_sts(n, source=config.source) for n in sts_sets(config.source)]
     share = np.bincount(text.ids, minlength=config.vocab)/len(text.ids)
     results = {"sts":encoder, "sts-pieces":piece_averages(vectors, tokenizer), "sts-sif":piece_averages(vectors, tokenizer, share)}
     results = {k: evaluate_sts(e, sets=sets, progress=False) for k,e in results.items()}
     metrics = {HELDOUT:state["trajectory"][-1]["metrics"][HELDOUT], "mlm/text/all/sum/sentences":float(len(text)), "mlm/text/all/sum/pieces":float(len(text.ids)), "mlm/train/all/sum/pieces":float(state["pieces"])}
     for task,r in results.items(): metrics |= {f"{task}/{k.partition('/')[2]}": v for k,v in r.to_metrics().items()}
-    return Record(kind="pretrain", experiment={"name":"pretrain", "sha256":""}, config=config.sections, id=config.id, seed=config.seed, code=code_state(), versions=package_versions(),
+    return Record(kind="pretrain", experiment={"name":"pretrain", "sha256":""}, config=config.sections, id=config.id, seed=config.seed, code=code, versions=package_versions(),
         device=device_entry(learner.device.type, resolve_precision(config.precision, learner.device.type)), data=[*data, *results["sts"].data],
         encoder={"name":"sfr-mini", "sha256":weights_sha256(encoder.model), "pooler":"mean"}, trajectory=state["trajectory"], metrics=metrics, status="complete",
         started=started.isoformat(timespec="seconds"), seconds=round(prepared+state["seconds"], 1))
 
-# %% ../../nbs/train/02_pretrain.ipynb #856dec86
+# %% ../../nbs/train/02_pretrain.ipynb #a75ca568
 def card(
     path:str|Path, # A record of kind "pretrain"
 )->str: # Markdown
@@ -695,16 +697,16 @@ def card(
     sources = ", ".join(f"{d.name.removeprefix('corpus/')} ({d.rows:,} sentences{', a third of them read' if d.name.removeprefix('corpus/') in c['thinned'] else ''})" for d in text)
     return CARD.format(c=c, steps=int(c["schedule"][-1][0]), sources=sources, origin=", ".join(sorted({d.source for d in text})), n=n, loss=m[HELDOUT], start=r.trajectory[0].metrics[HELDOUT],
         sentences=m["mlm/text/all/sum/sentences"], pieces=m["mlm/text/all/sum/pieces"]/1e6, seen=m["mlm/train/all/sum/pieces"]/1e6, sha=r.encoder.sha256, id=r.id, seed=r.seed,
-        sts=average("sts"), plain=average("sts-pieces"), sif=average("sts-sif"), hours=r.seconds/3600, device=r.device, schedule=", ".join(f"{s:g} of the peak at step {int(k):,}" for k,s in c["schedule"]))
+        a_step=c["pieces"]*c.get("batches",1), sts=average("sts"), plain=average("sts-pieces"), sif=average("sts-sif"), hours=r.seconds/3600, device=r.device, schedule=", ".join(f"{s:g} of the peak at step {int(k):,}" for k,s in c["schedule"]))
 
-# %% ../../nbs/train/02_pretrain.ipynb #3d3ed1e4
+# %% ../../nbs/train/02_pretrain.ipynb #33bd6670
 CARD = """# sfr-mini
 
 A small BERT made by this project: {c[layers]} layers, width {c[width]}, {c[heads]} heads, {c[inner]} inside, {c[positions]} positions, lower-cased WordPiece of {c[vocab]:,} pieces, float16. It plays BERT's part where two CPU cores must do: pre-trained on text, never trained contrastively, never shown a score that people gave. Opens with `AutoModel` and `AutoTokenizer`; pool it by the mean.
 
 - **Data** ({origin}): {sources}. In all {sentences:,.0f} sentences, {pieces:.1f}M pieces; sentences of the STS sets had been removed from them.
 - **Start**: piece vectors from PPMI (window {c[window]}, weight 1/distance, smoothing {c[smoothing]}) and a truncated SVD. Their plain mean gives an STS average of {plain:.2f}, with SIF weights {sif:.2f}.
-- **Training**: masked-language modelling, {c[mask_rate]:.0%} masked (80/10/10), AdamW at {c[lr]:g} (shares of it, joined by lines: {schedule}), {c[pieces]:,} pieces a step, {steps:,} steps, {seen:.1f}M pieces seen, {device.precision}, {hours:.1f} hours on {device.name} ({device.threads} threads).
+- **Training**: masked-language modelling, {c[mask_rate]:.0%} masked (80/10/10), AdamW at {c[lr]:g} (shares of it, joined by lines: {schedule}), about {a_step:,} pieces a step, {steps:,} steps, {seen:.1f}M pieces seen, {device.precision}, {hours:.1f} hours on {device.words}.
 - **Held-out masked-language loss**: {loss:.3f} nats a piece (before the first step: {start:.3f}). The last step's weights are kept; no score chose them.
 - **STS**: average {sts:.2f} (Spearman x 100, "all", {n} set(s), test, raw text, mean pooling, one seed).
 - **Limits**: English of encyclopaedia and old novels; knows little of the world; cut at {c[positions]} pieces, and positions beyond 100 saw little text; `token_type_ids` other than 0 were not trained; biases of its sources are in it. It is a start for experiments, not a model to ship.

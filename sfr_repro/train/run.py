@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['FULL', 'INPUTS', 'SESSIONS', 'RunError', 'run_folder', 'disk_errors', 'check_inputs', 'kept_time', 'settle',
-           'open_encoder', 'dev_set', 'run']
+           'check_length', 'open_encoder', 'dev_set', 'run']
 
-# %% ../../nbs/train/01_run.ipynb #79d41d42
+# %% ../../nbs/train/01_run.ipynb #79d23dba
 import errno
 import fcntl
 import hashlib
@@ -22,7 +22,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from safetensors import SafetensorError
 from ..core.checks import seed_all
-from ..core.config import RunConfig
+from ..core.config import EncoderConfig, RunConfig
 from ..core.notation import UserError
 from ..core.records import Record, code_state, package_versions, runs_folder, write_record, write_whole
 from ..data.corpus import load_corpus
@@ -137,14 +137,22 @@ def settle(
         raise RunError(f"loss.name is {loss.name!r} and teacher.name is {config.teacher.name!r}: it needs {' and '.join(loss.needs) + ' from a teacher' if loss.needs else 'no teacher'}")
     return replace(config, loss=replace(made, name=loss.name, constants=loss.constants)), loss
 
-# %% ../../nbs/train/01_run.ipynb #c16518b7
+# %% ../../nbs/train/01_run.ipynb #528a84b7
+def check_length(
+    e:EncoderConfig, # Its name and max_length
+    most:int, # Word pieces that the encoder reads
+):
+    "`RunError` when sentences would be cut by the encoder, not by the setting"
+    if e.max_length > most: raise RunError(f"encoder.max_length is {e.max_length}: {e.name} reads at most {most} word pieces")
+
+# %% ../../nbs/train/01_run.ipynb #870b2fc3
 def open_encoder(
     config:RunConfig, # Its `encoder` section
 )->SentenceEncoder: # Embeddings frozen where it says so
     "The encoder a run starts from"
     e = config.encoder
     encoder = SentenceEncoder.from_pretrained(e.name, pooler=e.pooler, precision=config.train.precision, dropout=e.dropout)
-    if e.max_length > encoder.max_length: raise RunError(f"encoder.max_length is {e.max_length}: {e.name} reads at most {encoder.max_length} word pieces")
+    check_length(e, encoder.max_length)
     if e.freeze_embeddings: freeze_embeddings(encoder.model)
     return encoder.to(best_device())
 

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['MARKER', 'TRAJECTORY', 'BEST', 'TwoViews', 'freeze_embeddings', 'RandomState', 'make_chunks', 'cached_backward',
-           'view_metrics', 'own_seed', 'Watch', 'last_checkpoint', 'training_arguments', 'train']
+           'view_metrics', 'own_seed', 'Watch', 'last_checkpoint', 'training_arguments', 'check_batch', 'train']
 
 # %% ../../nbs/train/00_trainer.ipynb #a6e24249
 import json
@@ -267,7 +267,15 @@ def training_arguments(
         learning_rate=train.lr, lr_scheduler_type=train.schedule, warmup_steps=train.warmup, weight_decay=train.weight_decay,
         max_grad_norm=train.clip or math.inf, logging_strategy="no", save_strategy="no", save_total_limit=2, remove_unused_columns=False, logging_nan_inf_filter=False, report_to=[], **shared)
 
-# %% ../../nbs/train/00_trainer.ipynb #a27b493a
+# %% ../../nbs/train/00_trainer.ipynb #8c3ba8c7
+def check_batch(
+    batch:int, # Sentences a step
+    sentences:int, # In the corpus
+):
+    "`UserError` when no batch can be drawn"
+    if batch > sentences: raise UserError(f"train.batch is {batch}: the corpus has {sentences} sentences, and a batch cannot be larger")
+
+# %% ../../nbs/train/00_trainer.ipynb #6e016a06
 def train(
     encoder:SentenceEncoder, # Trained in place; ends with the weights of the best look
     head:nn.Module, # For training only
@@ -286,7 +294,7 @@ def train(
     minutes:float=10., # Between checkpoints
 )->Watch: # With the trajectory and the best point, on the first process
     "Contrastive training of an encoder with any loss"
-    if config.batch > len(token_ids): raise UserError(f"train.batch is {config.batch}: the corpus has {len(token_ids)} sentences, and a batch cannot be larger")
+    check_batch(config.batch, len(token_ids))
     if config.measure_every and not probe: raise UserError(f"train.measure_every is {config.measure_every}: there is no probe to measure with")
     if not processes: _check_alone()
     folder,first = Path(folder), processes is None or processes.first

@@ -41,11 +41,13 @@ from ..encode.piece_vectors import Pieces, cooccurrence, piece_averages, ppmi, s
 from ..evaluate.sts import evaluate_sts
 from .run import check_inputs, disk_errors, run_folder
 
-# %% ../../nbs/train/02_pretrain.ipynb #571672ad
+# %% ../../nbs/train/02_pretrain.ipynb #77439c7e
 class Named:
     "What a setting of this page is called, from its fields"
     @property
     def steps(self)->int: return int(self.schedule[-1][0]) # Optimiser steps
+    @property
+    def a_step(self)->int: return self.pieces*self.batches # Pieces, about
     @property
     def sections(self)->dict: # For the record
         "The setting as plain data, without the seed"
@@ -387,7 +389,7 @@ def learning_rate(
     at,share = zip(*config.schedule)
     return config.lr*float(np.interp(step+(step < at[1]), at, share))
 
-# %% ../../nbs/train/02_pretrain.ipynb #617c46d8
+# %% ../../nbs/train/02_pretrain.ipynb #658d4596
 class Learner:
     "A model, its half-precision twin `p`, and the optimiser"
     def __init__(self,
@@ -395,12 +397,13 @@ class Learner:
         vectors:np.ndarray|None=None, # Initial piece vectors, `(V, D)`; None: random
         counts:np.ndarray|None=None, # How often each piece occurs, `(V,)`: the head's initial bias is the log share
     ):
-        self.config,self.model,self.device = config, new_model(config).to(best_device()), torch.device(best_device())
+        self.config,self.device = config, torch.device(best_device())
+        self.model,self.precision = new_model(config).to(self.device), resolve_precision(config.precision, self.device.type)
         with torch.no_grad():
             if vectors is not None: self.model.bert.embeddings.word_embeddings.weight.copy_(torch.from_numpy(vectors))
             if counts is not None: self.model.cls.predictions.bias.copy_(torch.from_numpy(np.log((counts+1.)/(counts+1.).sum())))
         self.master = dict(self.model.named_parameters())
-        dtype = torch.bfloat16 if resolve_precision(config.precision, self.device.type)=="bf16" else torch.float32
+        dtype = torch.bfloat16 if self.precision=="bf16" else torch.float32
         self.p = {n: w.detach().to(dtype, copy=True).requires_grad_() for n,w in self.master.items()}
         for w in self.master.values(): w.grad = torch.zeros_like(w)
         self.optimiser = adamw(list(self.master.values()), config)
@@ -412,14 +415,14 @@ class Learner:
         self._apply(learning_rate(self.config, step))
         return torch.stack(losses).mean()
 
-# %% ../../nbs/train/02_pretrain.ipynb #e4cf35c7
+# %% ../../nbs/train/02_pretrain.ipynb #76f1a3f2
 @torch.no_grad()
 def _apply(self, lr):
     "One step of the float32 weights, and back"
     torch.nn.utils.clip_grad_norm_(self.master.values(), self.config.clip)
     for g in self.optimiser.param_groups: g["lr"] = lr
     self.optimiser.step(); _sync(self)
-    torch._foreach_zero_([w.grad for w in self.master.values()])
+    self.optimiser.zero_grad(set_to_none=False)
 
 def _gradient(self, ids, where, labels, n):
     "Add a batch's share of the gradient to that of the float32 weights"
@@ -475,7 +478,7 @@ def mean_vectors(
 
 def _device(p): return p["bert.embeddings.word_embeddings.weight"].device
 
-# %% ../../nbs/train/02_pretrain.ipynb #3eae781a
+# %% ../../nbs/train/02_pretrain.ipynb #1548d993
 def save_checkpoint(
     folder:Path, # Of the run
     learner:Learner, # What to keep
@@ -490,7 +493,7 @@ def save_checkpoint(
     tensors = {f"w.{n}": w.detach() for n,w in learner.master.items()}
     for n,w in learner.master.items(): tensors |= {f"{k}.{n}": v for k,v in learner.optimiser.state.get(w, {}).items()}
     save_file(tensors, tmp/"state.safetensors")
-    write_whole(tmp/"state.json", json.dumps(state | {"losses":_numbers(state)}).encode())
+    write_whole(tmp/"state.json", json.dumps(state, default=float).encode())
     os.replace(tmp, folder/name)
     write_whole(folder/"last", name.encode())
     for old in folder.glob("checkpoint-*"):
@@ -557,7 +560,7 @@ def _begin(learner, text, rows, measure, folder):
         state = {"step":0, "epoch":0, "at":0, "pieces":0, "seconds":0., "losses":[], "trajectory":[_point(0, None, 0., measure())]}
     return state, epoch_batches(rows, c, state["epoch"]) if state["epoch"] else batches
 
-# %% ../../nbs/train/02_pretrain.ipynb #a9118c62
+# %% ../../nbs/train/02_pretrain.ipynb #51f2fd01
 def _one_step(learner, text, rows, batches, state):
     "One step; `state` is changed, the epoch's batches are returned"
     c,masked = learner.config, []
@@ -573,17 +576,12 @@ def _one_step(learner, text, rows, batches, state):
     state["step"] += 1
     return batches
 
-def _numbers(state):
-    "The losses since the last look, as numbers; they are read from the device only here"
-    state["losses"] = list(map(float, state["losses"]))
-    return state["losses"]
-
 def _point(step, loss, lr, metrics): return {"step":step, "loss":loss, "lr":lr, "metrics":metrics}
 
 def _note(learner, state, measure, bar):
     "A point of the trajectory"
     metrics = {"mlm/train/all/sum/pieces": float(state["pieces"])} | measure()
-    state["trajectory"].append(_point(state["step"], float(np.mean(_numbers(state))), learning_rate(learner.config, state["step"]-1), metrics))
+    state["trajectory"].append(_point(state["step"], float(np.mean(list(map(float, state["losses"])))), learning_rate(learner.config, state["step"]-1), metrics))
     state["losses"] = []
     bar.set_postfix_str(f"held-out {metrics[HELDOUT]:.3f}")
 
@@ -662,7 +660,7 @@ def pretrain(
         write_whole(folder/"model"/"README.md", card(path).encode())
         return path
 
-# %% ../../nbs/train/02_pretrain.ipynb #5114c88d
+# %% ../../nbs/train/02_pretrain.ipynb #9508fb6e
 @contextmanager
 def _threads(n):
     before = torch.get_num_threads()
@@ -680,36 +678,36 @@ def _record(config, state, learner, text, tokenizer, vectors, data, folder, star
     metrics = {HELDOUT:state["trajectory"][-1]["metrics"][HELDOUT], "mlm/text/all/sum/sentences":float(len(text)), "mlm/text/all/sum/pieces":float(len(text.ids)), "mlm/train/all/sum/pieces":float(state["pieces"])}
     for task,r in results.items(): metrics |= {f"{task}/{k.partition('/')[2]}": v for k,v in r.to_metrics().items()}
     return Record(kind="pretrain", experiment={"name":"pretrain", "sha256":""}, config=config.sections, id=config.id, seed=config.seed, code=code, versions=package_versions(),
-        device=device_entry(learner.device.type, resolve_precision(config.precision, learner.device.type)), data=[*data, *results["sts"].data],
+        device=device_entry(learner.device.type, learner.precision), data=[*data, *results["sts"].data],
         encoder={"name":"sfr-mini", "sha256":weights_sha256(encoder.model), "pooler":"mean"}, trajectory=state["trajectory"], metrics=metrics, status="complete",
         started=started.isoformat(timespec="seconds"), seconds=round(prepared+state["seconds"], 1))
 
-# %% ../../nbs/train/02_pretrain.ipynb #a75ca568
+# %% ../../nbs/train/02_pretrain.ipynb #f42e8d28
 def card(
     path:str|Path, # A record of kind "pretrain"
 )->str: # Markdown
     "What the shipped encoder is, made of, and good for"
     r = Record.model_validate(json.loads(Path(path).read_text()))
-    c,m = r.config["pretrain"], r.metrics
+    c,m = pretrain_config(**r.config["pretrain"]), r.metrics
     average = lambda task: 100*np.mean([v for k,v in m.items() if k.startswith(task+"/") and k.endswith("/test/all/spearman")])
     n = sum(k.startswith("sts/") and k.endswith("/test/all/spearman") for k in m)
     text = [d for d in r.data if d.name.startswith("corpus/")]
-    sources = ", ".join(f"{d.name.removeprefix('corpus/')} ({d.rows:,} sentences{', a third of them read' if d.name.removeprefix('corpus/') in c['thinned'] else ''})" for d in text)
-    return CARD.format(c=c, steps=int(c["schedule"][-1][0]), sources=sources, origin=", ".join(sorted({d.source for d in text})), n=n, loss=m[HELDOUT], start=r.trajectory[0].metrics[HELDOUT],
+    sources = ", ".join(f"{d.name.removeprefix('corpus/')} ({d.rows:,} sentences{', a third of them read' if d.name.removeprefix('corpus/') in c.thinned else ''})" for d in text)
+    return CARD.format(c=c, sources=sources, origin=", ".join(sorted({d.source for d in text})), n=n, loss=m[HELDOUT], start=r.trajectory[0].metrics[HELDOUT],
         sentences=m["mlm/text/all/sum/sentences"], pieces=m["mlm/text/all/sum/pieces"]/1e6, seen=m["mlm/train/all/sum/pieces"]/1e6, sha=r.encoder.sha256, id=r.id, seed=r.seed,
-        a_step=c["pieces"]*c.get("batches",1), sts=average("sts"), plain=average("sts-pieces"), sif=average("sts-sif"), hours=r.seconds/3600, device=r.device, schedule=", ".join(f"{s:g} of the peak at step {int(k):,}" for k,s in c["schedule"]))
+        sts=average("sts"), plain=average("sts-pieces"), sif=average("sts-sif"), hours=r.seconds/3600, device=r.device, schedule=", ".join(f"{s:g} of the peak at step {int(k):,}" for k,s in c.schedule))
 
-# %% ../../nbs/train/02_pretrain.ipynb #33bd6670
+# %% ../../nbs/train/02_pretrain.ipynb #9767032d
 CARD = """# sfr-mini
 
-A small BERT made by this project: {c[layers]} layers, width {c[width]}, {c[heads]} heads, {c[inner]} inside, {c[positions]} positions, lower-cased WordPiece of {c[vocab]:,} pieces, float16. It plays BERT's part where two CPU cores must do: pre-trained on text, never trained contrastively, never shown a score that people gave. Opens with `AutoModel` and `AutoTokenizer`; pool it by the mean.
+A small BERT made by this project: {c.layers} layers, width {c.width}, {c.heads} heads, {c.inner} inside, {c.positions} positions, lower-cased WordPiece of {c.vocab:,} pieces, float16. It plays BERT's part where two CPU cores must do: pre-trained on text, never trained contrastively, never shown a score that people gave. Opens with `AutoModel` and `AutoTokenizer`; pool it by the mean.
 
 - **Data** ({origin}): {sources}. In all {sentences:,.0f} sentences, {pieces:.1f}M pieces; sentences of the STS sets had been removed from them.
-- **Start**: piece vectors from PPMI (window {c[window]}, weight 1/distance, smoothing {c[smoothing]}) and a truncated SVD. Their plain mean gives an STS average of {plain:.2f}, with SIF weights {sif:.2f}.
-- **Training**: masked-language modelling, {c[mask_rate]:.0%} masked (80/10/10), AdamW at {c[lr]:g} (shares of it, joined by lines: {schedule}), about {a_step:,} pieces a step, {steps:,} steps, {seen:.1f}M pieces seen, {device.precision}, {hours:.1f} hours on {device.words}.
+- **Start**: piece vectors from PPMI (window {c.window}, weight 1/distance, smoothing {c.smoothing}) and a truncated SVD. Their plain mean gives an STS average of {plain:.2f}, with SIF weights {sif:.2f}.
+- **Training**: masked-language modelling, {c.mask_rate:.0%} masked (80/10/10), AdamW at {c.lr:g} (shares of it, joined by lines: {schedule}), about {c.a_step:,} pieces a step, {c.steps:,} steps, {seen:.1f}M pieces seen, {device.precision}, {hours:.1f} hours on {device.words}.
 - **Held-out masked-language loss**: {loss:.3f} nats a piece (before the first step: {start:.3f}). The last step's weights are kept; no score chose them.
 - **STS**: average {sts:.2f} (Spearman x 100, "all", {n} set(s), test, raw text, mean pooling, one seed).
-- **Limits**: English of encyclopaedia and old novels; knows little of the world; cut at {c[positions]} pieces, and positions beyond 100 saw little text; `token_type_ids` other than 0 were not trained; biases of its sources are in it. It is a start for experiments, not a model to ship.
+- **Limits**: English of encyclopaedia and old novels; knows little of the world; cut at {c.positions} pieces, and positions beyond 100 saw little text; `token_type_ids` other than 0 were not trained; biases of its sources are in it. It is a start for experiments, not a model to ship.
 - **Licence**: the weights, as the code, Apache-2.0. The texts are not part of it: Wikipedia is CC BY-SA, the novels, the factbook and the presidents' speeches are public domain, MASC allows any use.
 
 Recipe: notebook `train/pretrain`; record `pretrain-{id}-s{seed}`; weights (SHA-256 of the parameters in float32) {sha}.

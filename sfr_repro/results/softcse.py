@@ -50,12 +50,12 @@ def shared_setting(
     rest = {k:v for k,v in record.config.items() if k not in ("loss","teacher","evaluate")}
     return rest, record.config["loss"]["constants"].get("tau"), record.config.get("evaluate",{}).get("rendering"), record.device.precision
 
-# %% ../../nbs/results/03_softcse.ipynb #1ea43249
+# %% ../../nbs/results/03_softcse.ipynb #4dbf1852
 def comparable_runs(
     records:Sequence[Record], # Of any experiment
 )->pd.DataFrame: # Columns: variant, seed, dev, test; SoftCSE's runs from the newest one's encoder and data, and InfoNCE's that fit them
     "One row per run that the comparison may use"
-    wanted = lambda r: r.kind=="train" and r.config["loss"]["name"] in ("infonce","softcse_weight","softcse_temperature") and not r.experiment.name.startswith("softcse_constants_")
+    wanted = lambda r: r.kind=="train" and r.config["loss"]["name"] in ("infonce","softcse_weight","softcse_temperature") and "_constants" not in r.experiment.name      # those chose a constant
     known = sorted(filter(wanted, records), key=lambda r: r.started)
     soft = [r for r in known if r.config["loss"]["name"]!="infonce"]
     if not known: return pd.DataFrame(columns=["variant","seed","dev","test"])

@@ -9,6 +9,7 @@ from sfr_repro.train import pretrain as P
 
 pytestmark = pytest.mark.once           # the embedded sentences only, but for one test
 SMOKE = P.pretrain_config('smoke')
+RECORDS = ROOT/'nbs/records/runs'
 
 @pytest.fixture(scope='module')
 def done(tmp_path_factory):
@@ -110,16 +111,16 @@ def test_the_embedded_recipe_fits_the_package():
 def test_every_experiment_file_is_read_and_recorded():
     files = sorted((ROOT/'nbs/experiments').glob('pretrain*.toml'))
     assert len(files) == 2 and P.pretrain_config(files[0]) == P.pretrain_config('embedded') != P.pretrain_config(files[1])
-    for p in files: assert (ROOT/'nbs/records/runs'/f'{P.pretrain_config(p).run_name}.json').is_file()
+    for p in files: assert (RECORDS/f'{P.pretrain_config(p).run_name}.json').is_file()
 
 def test_what_ships_is_what_was_recorded():
     shipped = ROOT/'sfr_repro/assets/sfr-mini'
-    path = ROOT/'nbs/records/runs'/f"{P.pretrain_config('embedded').run_name}.json"
-    assert P.weights_sha256(P.SentenceEncoder.from_pretrained('sfr-mini').model) == P.Record.model_validate(json.loads(path.read_text())).encoder.sha256
+    path = RECORDS/f"{P.pretrain_config('embedded').run_name}.json"
+    assert P.weights_sha256(P.SentenceEncoder.from_pretrained('sfr-mini').model) == read_record(path).encoder.sha256
     assert (shipped/'README.md').read_text() == P.card(path)
 
 def test_what_ships_scores_as_recorded(data_folder):
-    r = P.Record.model_validate(json.loads((ROOT/'nbs/records/runs'/f"{P.pretrain_config('embedded').run_name}.json").read_text()))
+    r = read_record(RECORDS/f"{P.pretrain_config('embedded').run_name}.json")
     sets = [P.load_sts('STS12', source='folder')]
     found = P.evaluate_sts(P.SentenceEncoder.from_pretrained('sfr-mini', pooler='mean'), sets=sets, progress=False)['STS12']
     assert abs(found-r.metrics['sts/STS12/test/all/spearman']) < 2e-3       # version 0.1's vocabulary with these weights: a hundredth less

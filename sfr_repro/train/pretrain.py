@@ -10,7 +10,7 @@ __all__ = ['PRETRAIN_PRESETS', 'BLOCK', 'SPECIAL', 'PAD', 'UNK', 'CLS', 'SEP', '
            'learning_rate', 'Learner', 'heldout_loss', 'mean_vectors', 'save_checkpoint', 'load_checkpoint',
            'asked_to_stop', 'train_mlm', 'prepare', 'export_encoder', 'pretrain', 'card']
 
-# %% ../../nbs/train/02_pretrain.ipynb #031df8fd
+# %% ../../nbs/train/02_pretrain.ipynb #c6be4f80
 import json
 import os
 import shutil
@@ -33,7 +33,7 @@ from tqdm.auto import tqdm
 from transformers import BertConfig, BertForMaskedLM, BertModel
 from ..core.config import setting_id
 from ..core.notation import UserError, check_choice
-from ..core.records import Record, code_state, package_versions, write_record, write_whole
+from ..core.records import Record, code_state, package_versions, read_record, write_record, write_whole
 from ..data.corpus import load_corpus
 from ..data.sts import load_sts, reference_set, sts_sets
 from ..encode.encoder import SentenceEncoder, _quiet, best_device, device_entry, resolve_precision, weights_sha256
@@ -689,20 +689,25 @@ def _record(config, state, learner, text, tokenizer, vectors, data, folder, star
         encoder={"name":"sfr-mini", "sha256":weights_sha256(encoder.model), "pooler":"mean"}, trajectory=state["trajectory"], metrics=metrics, status="complete",
         started=started.isoformat(timespec="seconds"), seconds=round(prepared+state["seconds"], 1))
 
-# %% ../../nbs/train/02_pretrain.ipynb #93dcd8d9
+# %% ../../nbs/train/02_pretrain.ipynb #312e1abd
+def _averages(record, task):
+    "The test sets' mean, Spearman x 100, and how many they are"
+    found = [v for k,v in record.metrics.items() if k.startswith(task+"/") and k.endswith("/test/all/spearman")]
+    return 100*np.mean(found), len(found)
+
+# %% ../../nbs/train/02_pretrain.ipynb #91800768
 def card(
     path:str|Path, # A record of kind "pretrain"
 )->str: # Markdown
     "What the shipped encoder is, made of, and good for"
-    r = Record.model_validate(json.loads(Path(path).read_text()))
+    r = read_record(path)
     c,m = recorded_config(r), r.metrics
-    average = lambda task: 100*np.mean([v for k,v in m.items() if k.startswith(task+"/") and k.endswith("/test/all/spearman")])
-    n = sum(k.startswith("sts/") and k.endswith("/test/all/spearman") for k in m)
+    (sts,n),(plain,_),(sif,_) = (_averages(r, task) for task in ("sts","sts-pieces","sts-sif"))
     text = [d for d in r.data if d.name.startswith("corpus/")]
     sources = ", ".join(f"{d.name.removeprefix('corpus/')} ({d.rows:,} sentences{', a third of them read' if d.name.removeprefix('corpus/') in c.thinned else ''})" for d in text)
     return CARD.format(c=c, sources=sources, origin=", ".join(sorted({d.source for d in text})), n=n, loss=m[HELDOUT], start=r.trajectory[0].metrics[HELDOUT],
         sentences=m["mlm/text/all/sum/sentences"], pieces=m["mlm/text/all/sum/pieces"]/1e6, seen=m["mlm/train/all/sum/pieces"]/1e6, sha=r.encoder.sha256, id=r.id, seed=r.seed,
-        sts=average("sts"), plain=average("sts-pieces"), sif=average("sts-sif"), hours=r.seconds/3600, device=r.device, schedule=", ".join(f"{s:g} of the peak at step {int(k):,}" for k,s in c.schedule))
+        sts=sts, plain=plain, sif=sif, hours=r.seconds/3600, device=r.device, schedule=", ".join(f"{s:g} of the peak at step {int(k):,}" for k,s in c.schedule))
 
 # %% ../../nbs/train/02_pretrain.ipynb #78511151
 CARD = """# sfr-mini

@@ -82,17 +82,18 @@ def device_entry(
 
 # %% ../../nbs/encode/00_encoder.ipynb #df428bf9
 def make_head(
-    kind:str, # "none", "linear" or "tanh-linear"
+    kind:str, # "none", "linear", "tanh-linear" or "linear-tanh"
     dim:int, # Width `D`
     init_std:float|None=None, # Normal initialisation of weight and bias; None: torch's own
 )->nn.Module: # `(n, D)` -> `(n, D)`
     "The map between pooled vectors and the loss"
-    check_choice("head", kind, ("none","linear","tanh-linear"))
+    check_choice("head", kind, ("none","linear","tanh-linear","linear-tanh"))
     if kind=="none": return nn.Identity()
     linear = nn.Linear(dim, dim)
     if init_std is not None:
         for p in linear.parameters(): nn.init.normal_(p, std=init_std)
-    return linear if kind=="linear" else nn.Sequential(nn.Tanh(), linear)
+    if kind=="linear": return linear
+    return nn.Sequential(nn.Tanh(), linear) if kind=="tanh-linear" else nn.Sequential(linear, nn.Tanh())
 
 # %% ../../nbs/encode/00_encoder.ipynb #58c01a1a
 class EncoderError(UserError):

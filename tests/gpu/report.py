@@ -85,7 +85,7 @@ class Report:
         self.found['items'].append(entry)
         self.write()
         first = (entry.get('line') or '').splitlines()[:1]
-        self.say(f'{self.seconds:6.1f} s  {entry["status"]:8} {name}: {"".join(first)[:300]}')
+        self.say(f'{self.seconds:6.1f} s  {entry["status"]:8} {name}: {"".join(first)[:700]}')
         return entry
 
     def write(self):

@@ -35,6 +35,7 @@ BASE = dict(vocab_size=30522, hidden_size=768, num_hidden_layers=12, num_attenti
 TINY = dict(vocab_size=120, hidden_size=32, num_hidden_layers=2, num_attention_heads=2,
             intermediate_size=64)
 LONGEST = max(LENGTHS)
+BACKEND = 'inductor'                        # of torch.compile
 
 
 def make_model(shape, dropout=.1, seed=0, device='cpu'):
@@ -282,7 +283,8 @@ class Lean(Step):
                         (layer.intermediate.dense,), (layer.output.dense,))
             norms = [(m.weight, m.bias) for m in (out.LayerNorm, layer.output.LayerNorm)]
             self.layers.append(([self.copy_of(p) for p in products], norms))
-        self.rest = torch.compile(after_attention, dynamic=True) if compiled else after_attention
+        self.rest, self.compiled = after_attention, compiled
+        if compiled: self.rest = torch.compile(after_attention, backend=BACKEND)
 
     def copy_of(self, modules):
         "Weight and bias of one product from those of several, in the type it is computed in"
@@ -312,8 +314,10 @@ class Lean(Step):
         for (qkv, *products), norms in self.layers:
             shape = (len(x), 3, c.num_attention_heads, -1)
             q, k, v = F.linear(x, *qkv).view(shape).unbind(1)
-            a = varlen_attention(q, k, v, batch['ends'], LONGEST, p_attention)
-            x = self.rest(a.reshape(x.shape), x, *products, *norms, p, c.layer_norm_eps)
+            a = varlen_attention(q, k, v, batch['ends'], LONGEST, p_attention).reshape(x.shape)
+            if self.compiled:                       # one compilation for any number of tokens
+                for y in (a, x): torch._dynamo.maybe_mark_dynamic(y, 0)
+            x = self.rest(a, x, *products, *norms, p, c.layer_norm_eps)
         return packed_mean(x, batch)
 
     def loss(self, batch): return self.infonce(*unit_rows(self.views(batch)).chunk(2))

@@ -44,7 +44,7 @@ def loss_inputs(loss, dtype, rows):
 
 
 def value_and_gradients(loss, h, h_pos, given):
-    "Value, and both gradients by autograd and by the loss's own `grad`"
+    "Value, both gradients by autograd, and both by the loss's own `grad`"
     auto = autograd_gradient(lambda a, b: loss(a, b, **given), h, h_pos)
     found = [loss(h, h_pos, **given).reshape(1), *auto, *loss.grad(h, h_pos, **given)]
     return [x.detach().double().cpu() for x in found]
@@ -64,7 +64,8 @@ def check_loss(name, device, tiny):
         for form, loss in forms.items():
             got = value_and_gradients(loss, there(h), there(h_pos),
                                       {k: there(x) for k, x in given.items()})
-            errors = [relative_error(a, b) for a, b in zip(got, want, strict=True)]
+            right = [*want[:3], *want[1:3]]             # autograd's in float64 is right for both
+            errors = [relative_error(a, b) for a, b in zip(got, right, strict=True)]
             kind = f'{form} {str(dtype)[6:]}'
             found += [check(f'{kind} value', errors[0], VALUE[dtype]),
                       check(f'{kind} autograd', max(errors[1:3]), GRADIENT[dtype]),
@@ -95,7 +96,7 @@ def check_vectors(device, sentences):
 
 class Gradients:
     "The gradient of a training step with `sfr-mini`, on either device"
-    def __init__(self, device, count=48, dropout=0.):
+    def __init__(self, device, count, dropout=0.):
         self.trainer, self.device = import_trainer(), device
         seed_all(0)
         self.encoder = SentenceEncoder.from_pretrained('sfr-mini', pooler='mean', dropout=dropout)
@@ -131,9 +132,9 @@ class Gradients:
         return torch.cat(grads), loss.detach().float().cpu().reshape(1)
 
 
-def check_step(device, name, chunk):
-    "One step on the device, whole and in chunks, against the whole one on the CPU"
-    step, found = Gradients(device), []
+def check_step(device, name, count):
+    "One step on the device, whole and in three chunks, against the whole one on the CPU"
+    step, found, chunk = Gradients(device, count), [], count//3 + 1
     want, value = step.of('cpu', name)
     for c in (None, chunk):
         for half, bound in ((False, 1e-3), (True, 3e-2)):
@@ -144,9 +145,9 @@ def check_step(device, name, chunk):
     return checks(found)
 
 
-def check_chunks_with_dropout(device, chunk):
+def check_chunks_with_dropout(device, count):
     "The second pass of a chunked step draws the same dropout as the first"
-    step = Gradients(device, dropout=.2)
+    step, chunk = Gradients(device, count, dropout=.2), count//3 + 1
     seed_all(1)
     got, _ = step.of(device, chunk=chunk)
     module, batch = step.module(device, 'infonce'), step.batch(device, 'infonce')
@@ -160,6 +161,7 @@ def check_chunks_with_dropout(device, chunk):
     found = checks([check('same dropout', relative_error(got, want), 1e-3)])
     found['control'] = relative_error(other, want)          # other dropout is seen by this check
     found['passed'] = found['passed'] and found['control'] > .05
+    if not found['control'] > .05: found['line'] = 'the control saw no difference'
     return found
 
 
@@ -263,11 +265,11 @@ def main(argv=None):
         resume = Resume(device, folder.name, tiny)
     try:
         for name in list(LOSSES): report.item(f'loss {name}', lambda n=name: check_loss(n, device, tiny))
-        sentences = load_mini_corpus()[:40 if tiny else 400]
-        report.item('step infonce', lambda: check_step(device, 'infonce', 20))
+        sentences, count = load_mini_corpus()[:12 if tiny else 400], 14 if tiny else 62
+        report.item('step infonce', lambda: check_step(device, 'infonce', count))
         report.item('step softcse_weight with a teacher',
-                    lambda: check_step(device, 'softcse_weight', 20))
-        report.item('chunks with dropout', lambda: check_chunks_with_dropout(device, 20))
+                    lambda: check_step(device, 'softcse_weight', count))
+        report.item('chunks with dropout', lambda: check_chunks_with_dropout(device, count))
         report.item('vectors of sfr-mini', lambda: check_vectors(device, sentences))
         if resume: report.item('resume after a kill', resume.check)
         import steps

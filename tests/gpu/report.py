@@ -81,7 +81,7 @@ class Report:
             except Exception as e:
                 entry |= {'status': 'failed', 'line': f'{type(e).__name__}: {e}'.strip(),
                           'traceback': traceback.format_exc().splitlines()[-12:]}
-            entry['seconds'] = round(self.seconds - began, 3)
+            entry['took'] = round(self.seconds - began, 3)
         self.found['items'].append(entry)
         self.write()
         first = (entry.get('line') or '').splitlines()[:1]

@@ -87,7 +87,8 @@ class TrainConfig:
 @dataclass(frozen=True, config=_strict)
 class EvaluateConfig:
     "What is measured at the end"
-    tasks:Annotated[tuple[Literal["sts","transfer","retrieval","geometry"],...], Field(min_length=1), AfterValidator(_once)] = ("sts",)
+    tasks:Annotated[tuple[Literal["sts","transfer","retrieval","geometry","dev"],...], Field(min_length=1), AfterValidator(_once)] = ("sts",)
+    # "dev" stands alone: the set that checkpoints are chosen on, and no test set is read
     rendering:Literal["raw","senteval"] = "raw" # The organisers' text, or SentEval's tokenised one
 
 # %% ../../nbs/core/02_config.ipynb #4b9474f4
@@ -240,6 +241,8 @@ def _check_sizes(parts, where):
     if (train.steps is None) == (train.epochs is None): raise ConfigError(f"{where}: [train] needs either steps or epochs")
     if train.stop is not None and (train.steps is None or train.stop > train.steps):
         raise ConfigError(f"{where}: [train] stop is {train.stop}: it must be at most train.steps, {train.steps}")
+    if "dev" in (tasks := parts["evaluate"].tasks) and len(tasks) > 1:
+        raise ConfigError(f"{where}: [evaluate] tasks is {list(tasks)}: dev stands alone, it means that no test set is read")
     for name,size in (("[train] chunk",train.chunk), ("[loss] tile",loss.tile)):
         if size is not None and size > train.batch: raise ConfigError(f"{where}: {name} is {size}: it must be at most train.batch, {train.batch}")
 

@@ -229,6 +229,7 @@ def evaluation_data(
 )->EvaluationData:
     "The test sets of a setting; `DataError` when a task has none"
     e,source = config.evaluate, config.data.source
+    if e.tasks==("dev",): return EvaluationData({"sts":[dev_set(config)]})
     if e.tasks==("sts",): return EvaluationData({"sts":[load_sts(s, "test", e.rendering, source) for s in sts_sets(source)]})
     sets,_ = read_tasks(e.tasks, True, source=source, rendering=e.rendering)
     return EvaluationData(sets, geometry_set(source, e.rendering) if "geometry" in e.tasks else None)
@@ -336,7 +337,7 @@ def _train_along(config, loss, processes, minutes):
 def _evaluate(config, encoder, tests, folder, progress):
     "The tasks of the setting: a result with `to_metrics()` and `data`"
     e,source = config.evaluate, config.data.source
-    if e.tasks==("sts",): return evaluate_sts(encoder, sets=tests.sets["sts"], rendering=e.rendering, source=source, progress=progress)
+    if e.tasks in (("sts",), ("dev",)): return evaluate_sts(encoder, sets=tests.sets["sts"], rendering=e.rendering, source=source, progress=progress)
     return evaluate_tasks(encoder, e.tasks, sets=tests.sets, source=source, rendering=e.rendering, cache=folder, progress=progress)   # one split of the data for all seeds
 
 def _last_metrics(config, encoder, weights, tests, folder, progress):

@@ -9,6 +9,7 @@ __all__ = ['Outcome', 'run_all']
 import json
 import multiprocessing
 import os
+import queue
 import shutil
 import time
 import traceback
@@ -51,6 +52,7 @@ def _work(tasks, results, out, deadline, keep_models):
         if time.time()+longest > deadline:
             results.put(Outcome(config.run_name, "left out", why="the time is over"))
             continue
+        results.put((os.getpid(), config.run_name))
         done = _run_one(config, out, keep_models)
         longest = max(longest, done.seconds)
         results.put(done)
@@ -74,6 +76,7 @@ def run_all(
     minutes:float|None=None, # No run begins that may end later than this; None: no limit
     keep_models:bool=True, # Keep each run's `model/` and `tensorboard/` beside its record
     collect:str|Path|None=None, # A file that gets one line of JSON for each finished record
+    follow:Callable[[list[Outcome]],Sequence[RunConfig]]|None=None, # Called when the queue is empty: what comes next, or nothing
     say:Callable=print, # Called with one line for each outcome
 )->list[Outcome]: # In the order in which they ended
     "Run many settings by several processes"
@@ -84,32 +87,42 @@ def run_all(
     deadline = start+60*minutes if minutes is not None else float("inf")
     spawn = multiprocessing.get_context("spawn")
     tasks,results = spawn.Queue(), spawn.Queue()
-    for config in settings: tasks.put(config)
-    for _ in range(processes): tasks.put(None)
     arguments = tasks, results, runs_folder(out), deadline, keep_models
     workers = [spawn.Process(target=_work, args=arguments, daemon=True) for _ in range(processes)]
     with _one_thread():
         for w in workers: w.start()
-    try: return _collect(workers, results, len(settings), start, collect, say)
+    try: return _collect(workers, tasks, results, settings, start, collect, follow, say)
     finally:
         for w in workers:
             w.join(timeout=5)
             w.terminate()
 
 # %% ../../nbs/train/05_queue.ipynb #91aa0013
-def _collect(workers, results, n, start, collect, say):
-    "Outcomes as they come, until each worker has said that it is through"
-    outcomes,through = [], 0
-    while through < len(workers):
+def _collect(workers, tasks, results, settings, start, collect, follow, say):
+    "Hand out the settings, and take the outcomes as they come"
+    outcomes,asked,open_,running = [], 0, len(workers), {}
+    while open_ and any(w.is_alive() for w in workers):
+        if len(outcomes)==asked:                                        # all that was asked for is there
+            new = settings if not outcomes else follow(outcomes) if follow else ()
+            asked += len(new)
+            for x in new or [None]*len(workers): tasks.put(x)           # nothing more: each worker goes home
         try: done = results.get(timeout=5)
-        except multiprocessing.queues.Empty:
-            if not any(w.is_alive() for w in workers) and results.empty(): break       # killed from outside
-            continue
-        if done is None: through += 1; continue
+        except queue.Empty:
+            if not (done := _killed(workers, running)): continue
+        if done is None: open_ -= 1; continue                           # a worker goes home
+        if isinstance(done, tuple): running[done[0]] = done[1]; continue   # a run begins
         outcomes.append(done)
+        running = {pid:name for pid,name in running.items() if name != done.name}
         if collect and done.record: _append(collect, done.record)
-        say(f"{time.time()-start:6.1f} s  {len(outcomes)}/{n}  {done.name}: {done.state}, {done.seconds:.1f} s{'; '+done.why if done.why else ''}")
+        why = f"; {done.why}" if done.why else ""
+        say(f"{time.time()-start:6.1f} s  {len(outcomes)}/{asked}  {done.name}: {done.state}, {done.seconds:.1f} s{why}")
     return outcomes
+
+def _killed(workers, running):
+    "The run of a worker that was ended from outside, if there is one"
+    for w in workers:
+        if not w.is_alive() and (name := running.pop(w.pid, None)): return Outcome(name, "failed", why="its process was ended from outside")
+    return None
 
 def _append(path, record):
     "One record as one line"

@@ -1,4 +1,4 @@
-"The programs of tests/gpu, on the CPU and with tiny sizes: they must run at the first try on a GPU."
+"The programs of tests/gpu on the CPU with tiny sizes: they must run at the first try on a GPU."
 import importlib.util
 import json
 import sys

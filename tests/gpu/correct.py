@@ -264,7 +264,8 @@ def main(argv=None):
         folder = tempfile.TemporaryDirectory()
         resume = Resume(device, folder.name, tiny)
     try:
-        for name in list(LOSSES): report.item(f'loss {name}', lambda n=name: check_loss(n, device, tiny))
+        for name in list(LOSSES):
+            report.item(f'loss {name}', lambda n=name: check_loss(n, device, tiny))
         sentences, count = load_mini_corpus()[:12 if tiny else 400], 14 if tiny else 62
         report.item('step infonce', lambda: check_step(device, 'infonce', count))
         report.item('step softcse_weight with a teacher',

@@ -1,4 +1,4 @@
-"""What the programs of this folder share: items that fail alone, a budget of minutes, one JSON file.
+"""What these programs share: items that fail alone, a budget of minutes, one JSON file.
 
 An item is one measurement. Its failure is recorded with type and message, and the next item runs.
 The exit code is 1 when any item failed.
@@ -23,9 +23,9 @@ def parse(description, argv, minutes):
     "The arguments that each program takes"
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument('--device', choices=('cuda', 'cpu'), default='cuda')
-    parser.add_argument('--minutes', type=float, default=minutes, help='leave out what starts later')
+    parser.add_argument('--minutes', type=float, default=minutes, help='then leave out the rest')
     parser.add_argument('--tiny', action='store_true', help='the smallest sizes, for the tests')
-    parser.add_argument('--out', type=Path, default=Path('runs/gpu'), help='folder of the JSON file')
+    parser.add_argument('--out', type=Path, default=Path('runs/gpu'), help='folder of the file')
     parser.add_argument('--only', default='', help='items whose name contains this text')
     arguments = parser.parse_args(argv)
     if arguments.device == 'cuda' and not torch.cuda.is_available():

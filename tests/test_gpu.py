@@ -124,6 +124,12 @@ def test_the_work_is_that_of_the_plan(program):
     assert steps.work(model, rows) == pytest.approx(want, rel=1e-12)
 
 
+def test_the_forms_have_one_list(program):
+    names, forms = program('report').FORMS, program('steps').FORMS
+    assert list(names) == list(forms)
+    for name, (*_, gpu) in forms.items(): assert gpu == name.endswith(('graph', 'compiled'))
+
+
 def test_packing(program):
     "Each token in its sentence, the filling in sentences of its own, and nothing left over"
     steps = program('steps')

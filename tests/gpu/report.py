@@ -11,12 +11,20 @@ import sys
 import time
 import traceback
 from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ('torch', 'transformers', 'accelerate', 'sentence-transformers', 'numpy', 'triton')
+
+# The training steps of steps.py, by name; those with a graph or compiled need a GPU
+FORMS = ('padded', 'masked', 'buckets', 'unpadded', 'lean', 'masked graph', 'unpadded graph',
+         'lean graph', 'lean efficient graph', 'lean compiled', 'lean compiled graph',
+         'lean efficient compiled graph')
+NEEDS = ('transformers', 'accelerate', 'safetensors', 'pydantic', 'pandas', 'numpy', 'scipy',
+         'sentence_transformers')
 
 
 def parse(description, argv, minutes):
@@ -61,6 +69,9 @@ class Report:
                       'tiny': arguments.tiny, 'minutes': arguments.minutes,
                       'versions': versions(), 'items': []}
         self.say(f'{name}: {device}, torch {torch.__version__}, {arguments.minutes:g} minutes')
+        self.found['missing'] = [n for n in NEEDS if find_spec(n) is None]
+        if self.found['missing']:
+            self.say(f'not installed here: {", ".join(self.found["missing"])}; what needs it fails')
 
     @property
     def seconds(self): return time.monotonic() - self.start
@@ -124,7 +135,6 @@ def import_trainer():
 
     The trainer imports tensorboard at the top. Without it this program writes no such log.
     """
-    from importlib.util import find_spec
     if find_spec('tensorboard') is None and 'torch.utils.tensorboard' not in sys.modules:
         import types
 

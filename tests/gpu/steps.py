@@ -374,14 +374,15 @@ def sentence_transformer(model):
     return SentenceTransformer(modules=[body, Pooling(model.config.hidden_size)], device=device)
 
 
+BOTH = ('bf16', 'fp32')
 FORMS = {                                   # name -> class, options, precisions, needs a GPU
-    'padded': (Padded, {}, ('bf16', 'fp32'), False),
-    'masked': (Masked, {}, ('bf16', 'fp32'), False),
-    'buckets': (Buckets, {}, ('bf16', 'fp32'), False),
-    'unpadded': (Unpadded, {}, ('bf16', 'fp32'), False),
+    'padded': (Padded, {}, BOTH, False),
+    'masked': (Masked, {}, BOTH, False),
+    'buckets': (Buckets, {}, BOTH, False),
+    'unpadded': (Unpadded, {}, BOTH, False),
     'lean': (Lean, {}, ('bf16',), False),
     'masked graph': (MaskedWhole, {'graph': True}, ('bf16',), True),
-    'unpadded graph': (Unpadded, {'graph': True}, ('bf16', 'fp32'), True),
+    'unpadded graph': (Unpadded, {'graph': True}, BOTH, True),
     'lean graph': (Lean, {'graph': True}, ('bf16',), True),
     'lean efficient graph': (Lean, {'efficient': True, 'graph': True}, ('bf16',), True),
     'lean compiled': (Lean, {'compiled': True}, ('bf16',), True),

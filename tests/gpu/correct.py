@@ -7,6 +7,7 @@ the CPU: in float64 for the losses, in float32 for encoders and steps. Exit code
 import copy
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -204,28 +205,30 @@ def check_form(device, name, tiny):
 
 
 class Resume:
-    "Four small trainings, each a process: two whole ones, and one that is killed and goes on"
-    def __init__(self, device, folder, tiny):
-        self.device, self.folder, self.going = device, Path(folder), {}
-        self.twice = not tiny
-        for name, die in (('whole', 0), ('again', 0), ('killed', 8)):
-            if name != 'again' or self.twice: self.going[name] = self.process(name, die)
+    """Small trainings: a whole one (twice on a GPU), and one that is killed and goes on.
 
-    def process(self, name, die=0):
-        command = [sys.executable, str(HERE/'resume.py'), str(self.folder/name),
+    They run in a process of their own beside the other checks, the last part in a second one.
+    """
+    def __init__(self, device, folder, tiny):
+        self.device, self.folder, self.twice = device, Path(folder), not tiny
+        self.process = self.start(['whole', *(['again'] if self.twice else []), 'killed'], 8)
+
+    def start(self, names, die=0):
+        command = [sys.executable, str(HERE/'resume.py'), *(str(self.folder/n) for n in names),
                    '--device', self.device, '--die', str(die)]
         path = os.pathsep.join([str(HERE.parents[1]), os.environ.get('PYTHONPATH', '')])
         threads = {} if self.device == 'cuda' else {'OMP_NUM_THREADS': '1'}
         return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
                                 text=True, env=os.environ | {'PYTHONPATH': path} | threads)
 
-    def ended(self, name, seconds=120):
-        said, _ = self.going[name].communicate(timeout=seconds)
-        return self.going[name].returncode, said
+    def end(self, code):
+        "Wait for the process; it must end with this code"
+        said, _ = self.process.communicate(timeout=60 if self.device == 'cuda' else 900)
+        found = self.process.returncode
+        if found != code: raise RuntimeError(f'exit code {found}, not {code}: {said[-300:]}')
 
     def stop(self):
-        for p in self.going.values():
-            if p.poll() is None: p.kill()
+        if self.process.poll() is None: self.process.kill()
 
     def read(self, name):
         return (json.loads((self.folder/name/'end.json').read_text()),
@@ -234,12 +237,10 @@ class Resume:
     def check(self):
         "The killed training against the whole one; errors are shares of what training moved"
         from sfr_repro.encode.encoder import SentenceEncoder
-        code, said = self.ended('killed')
-        if code != -9: raise RuntimeError(f'the training to kill ended with {code}: {said[-300:]}')
-        self.going['killed'] = self.process('killed')
-        for name in self.going:
-            code, said = self.ended(name)
-            if code: raise RuntimeError(f'{name} ended with {code}: {said[-300:]}')
+        self.end(-signal.SIGKILL)
+        if (self.folder/'killed/end.json').exists(): raise RuntimeError('nothing was killed')
+        self.process = self.start(['killed'])
+        self.end(0)
         whole, killed = self.read('whole'), self.read('killed')
         again = self.read('again') if self.twice else whole
         start = SentenceEncoder.from_pretrained('sfr-mini').model.state_dict()

@@ -1,4 +1,4 @@
-"The programs of tests/gpu, on the CPU and with tiny sizes: they must run at the first try on a GPU."
+"The programs of tests/gpu on the CPU with tiny sizes: they must run at the first try on a GPU."
 import importlib.util
 import json
 import sys
@@ -122,6 +122,12 @@ def test_the_work_is_that_of_the_plan(program):
     model = steps.make_model(steps.BASE, device='meta')
     want = 6*cost.forward_flops(shape, sum(n), sum(x**2 for x in n)) + 6*8**2*768
     assert steps.work(model, rows) == pytest.approx(want, rel=1e-12)
+
+
+def test_the_forms_have_one_list(program):
+    names, forms = program('report').FORMS, program('steps').FORMS
+    assert list(names) == list(forms)
+    for name, (*_, gpu) in forms.items(): assert gpu == name.endswith(('graph', 'compiled'))
 
 
 def test_packing(program):

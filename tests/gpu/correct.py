@@ -7,6 +7,7 @@ the CPU: in float64 for the losses, in float32 for encoders and steps. Exit code
 import copy
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -15,15 +16,15 @@ HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parents[1])]
 os.environ.setdefault('HF_HUB_OFFLINE', '1')
 import torch
-from report import Report, check, checks, import_trainer, parse
+from report import FORMS, Report, check, checks, import_trainer, parse
 from safetensors.torch import load_file
 
 from sfr_repro.core.checks import autograd_gradient, relative_error, seed_all, unit
 from sfr_repro.core.notation import UserError, unit_rows
-from sfr_repro.data.mini_sts import load_mini_corpus
-from sfr_repro.encode.encoder import SentenceEncoder, make_head, pad_ids, tokenize
-from sfr_repro.encode.teachers import frozen_teacher
 from sfr_repro.losses.registry import LOSSES, make_loss
+
+# The losses need torch alone. What needs more is imported where it is used, so that a missing
+# package fails its own items only.
 
 # Rows are more than 512: up to there a tiled form computes the plain one
 ROWS, WIDTH, TILE = 700, 16, 128
@@ -79,9 +80,11 @@ def row_error(a, b):
     return ((a - b).norm(dim=1)/b.norm(dim=1)).max().item()
 
 
-def check_vectors(device, sentences):
+def check_vectors(device, count):
     "Vectors of `sfr-mini` by `encode`"
-    found = []
+    from sfr_repro.data.mini_sts import load_mini_corpus
+    from sfr_repro.encode.encoder import SentenceEncoder
+    found, sentences = [], load_mini_corpus()[:count]
     for pooler in ('cls', 'mean', 'max', 'first_last'):
         def vectors(where, precision, pooler=pooler):
             encoder = SentenceEncoder.from_pretrained('sfr-mini', pooler=pooler,
@@ -97,6 +100,8 @@ def check_vectors(device, sentences):
 class Gradients:
     "The gradient of a training step with `sfr-mini`, on either device"
     def __init__(self, device, count, dropout=0.):
+        from sfr_repro.data.mini_sts import load_mini_corpus
+        from sfr_repro.encode.encoder import SentenceEncoder, make_head, pad_ids, tokenize
         self.trainer, self.device = import_trainer(), device
         seed_all(0)
         self.encoder = SentenceEncoder.from_pretrained('sfr-mini', pooler='mean', dropout=dropout)
@@ -106,6 +111,7 @@ class Gradients:
         self.sentences = unit(count, 32, seed=3).float()
 
     def module(self, where, name):
+        from sfr_repro.encode.teachers import frozen_teacher
         encoder, head = copy.deepcopy(self.encoder).to(where), copy.deepcopy(self.head).to(where)
         loss = make_loss(name)
         teacher = frozen_teacher(self.sentences) if loss.needs else None
@@ -199,28 +205,30 @@ def check_form(device, name, tiny):
 
 
 class Resume:
-    "Four small trainings, each a process: two whole ones, and one that is killed and goes on"
-    def __init__(self, device, folder, tiny):
-        self.device, self.folder, self.going = device, Path(folder), {}
-        self.twice = not tiny
-        for name, die in (('whole', 0), ('again', 0), ('killed', 8)):
-            if name != 'again' or self.twice: self.going[name] = self.process(name, die)
+    """Small trainings: a whole one (twice on a GPU), and one that is killed and goes on.
 
-    def process(self, name, die=0):
-        command = [sys.executable, str(HERE/'resume.py'), str(self.folder/name),
+    They run in a process of their own beside the other checks, the last part in a second one.
+    """
+    def __init__(self, device, folder, tiny):
+        self.device, self.folder, self.twice = device, Path(folder), not tiny
+        self.process = self.start(['whole', *(['again'] if self.twice else []), 'killed'], 8)
+
+    def start(self, names, die=0):
+        command = [sys.executable, str(HERE/'resume.py'), *(str(self.folder/n) for n in names),
                    '--device', self.device, '--die', str(die)]
         path = os.pathsep.join([str(HERE.parents[1]), os.environ.get('PYTHONPATH', '')])
         threads = {} if self.device == 'cuda' else {'OMP_NUM_THREADS': '1'}
         return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
                                 text=True, env=os.environ | {'PYTHONPATH': path} | threads)
 
-    def ended(self, name, seconds=120):
-        said, _ = self.going[name].communicate(timeout=seconds)
-        return self.going[name].returncode, said
+    def end(self, code):
+        "Wait for the process; it must end with this code"
+        said, _ = self.process.communicate(timeout=60 if self.device == 'cuda' else 900)
+        found = self.process.returncode
+        if found != code: raise RuntimeError(f'exit code {found}, not {code}: {said[-300:]}')
 
     def stop(self):
-        for p in self.going.values():
-            if p.poll() is None: p.kill()
+        if self.process.poll() is None: self.process.kill()
 
     def read(self, name):
         return (json.loads((self.folder/name/'end.json').read_text()),
@@ -228,12 +236,11 @@ class Resume:
 
     def check(self):
         "The killed training against the whole one; errors are shares of what training moved"
-        code, said = self.ended('killed')
-        if code != -9: raise RuntimeError(f'the training to kill ended with {code}: {said[-300:]}')
-        self.going['killed'] = self.process('killed')
-        for name in self.going:
-            code, said = self.ended(name)
-            if code: raise RuntimeError(f'{name} ended with {code}: {said[-300:]}')
+        from sfr_repro.encode.encoder import SentenceEncoder
+        self.end(-signal.SIGKILL)
+        if (self.folder/'killed/end.json').exists(): raise RuntimeError('nothing was killed')
+        self.process = self.start(['killed'])
+        self.end(0)
         whole, killed = self.read('whole'), self.read('killed')
         again = self.read('again') if self.twice else whole
         start = SentenceEncoder.from_pretrained('sfr-mini').model.state_dict()
@@ -264,17 +271,17 @@ def main(argv=None):
         folder = tempfile.TemporaryDirectory()
         resume = Resume(device, folder.name, tiny)
     try:
-        for name in list(LOSSES): report.item(f'loss {name}', lambda n=name: check_loss(n, device, tiny))
-        sentences, count = load_mini_corpus()[:12 if tiny else 400], 14 if tiny else 62
+        for name in list(LOSSES):
+            report.item(f'loss {name}', lambda n=name: check_loss(n, device, tiny))
+        count = 14 if tiny else 62
         report.item('step infonce', lambda: check_step(device, 'infonce', count))
         report.item('step softcse_weight with a teacher',
                     lambda: check_step(device, 'softcse_weight', count))
         report.item('chunks with dropout', lambda: check_chunks_with_dropout(device, count))
-        report.item('vectors of sfr-mini', lambda: check_vectors(device, sentences))
+        report.item('vectors of sfr-mini', lambda: check_vectors(device, 14 if tiny else 400))
         if resume: report.item('resume after a kill', resume.check)
-        import steps
-        for name, (*_, gpu) in steps.FORMS.items():
-            if device == 'cuda' or not gpu:
+        for name in FORMS:
+            if device == 'cuda' or not name.endswith(('graph', 'compiled')):
                 report.item(f'form {name}', lambda n=name: check_form(device, n, tiny))
     finally:
         if resume:

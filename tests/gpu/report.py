@@ -1,4 +1,4 @@
-"""What the programs of this folder share: items that fail alone, a budget of minutes, one JSON file.
+"""What these programs share: items that fail alone, a budget of minutes, one JSON file.
 
 An item is one measurement. Its failure is recorded with type and message, and the next item runs.
 The exit code is 1 when any item failed.
@@ -11,6 +11,7 @@ import sys
 import time
 import traceback
 from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -18,14 +19,21 @@ import torch
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ('torch', 'transformers', 'accelerate', 'sentence-transformers', 'numpy', 'triton')
 
+# The training steps of steps.py, by name; those with a graph or compiled need a GPU
+FORMS = ('padded', 'masked', 'buckets', 'unpadded', 'lean', 'masked graph', 'unpadded graph',
+         'lean graph', 'lean efficient graph', 'lean compiled', 'lean compiled graph',
+         'lean efficient compiled graph')
+NEEDS = ('transformers', 'accelerate', 'safetensors', 'pydantic', 'pandas', 'numpy', 'scipy',
+         'sentence_transformers')
+
 
 def parse(description, argv, minutes):
     "The arguments that each program takes"
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument('--device', choices=('cuda', 'cpu'), default='cuda')
-    parser.add_argument('--minutes', type=float, default=minutes, help='leave out what starts later')
+    parser.add_argument('--minutes', type=float, default=minutes, help='then leave out the rest')
     parser.add_argument('--tiny', action='store_true', help='the smallest sizes, for the tests')
-    parser.add_argument('--out', type=Path, default=Path('runs/gpu'), help='folder of the JSON file')
+    parser.add_argument('--out', type=Path, default=Path('runs/gpu'), help='folder of the file')
     parser.add_argument('--only', default='', help='items whose name contains this text')
     arguments = parser.parse_args(argv)
     if arguments.device == 'cuda' and not torch.cuda.is_available():
@@ -61,6 +69,9 @@ class Report:
                       'tiny': arguments.tiny, 'minutes': arguments.minutes,
                       'versions': versions(), 'items': []}
         self.say(f'{name}: {device}, torch {torch.__version__}, {arguments.minutes:g} minutes')
+        self.found['missing'] = [n for n in NEEDS if find_spec(n) is None]
+        if self.found['missing']:
+            self.say(f'not installed here: {", ".join(self.found["missing"])}; what needs it fails')
 
     @property
     def seconds(self): return time.monotonic() - self.start
@@ -124,7 +135,6 @@ def import_trainer():
 
     The trainer imports tensorboard at the top. Without it this program writes no such log.
     """
-    from importlib.util import find_spec
     if find_spec('tensorboard') is None and 'torch.utils.tensorboard' not in sys.modules:
         import types
 

@@ -1,8 +1,8 @@
-"""A small training, for `correct.py`: `python resume.py FOLDER [--device cuda] [--die N]`.
+"""Small trainings, for `correct.py`: `python resume.py FOLDER... [--device cuda] [--die N]`.
 
-It leaves `end.json` and `end.safetensors` in the folder: the last weights, the state of every
-random generator, and the losses. With `--die N` it kills itself in its N-th step. The same
-command without it goes on from the last checkpoint.
+Each leaves `end.json` and `end.safetensors` in its folder: the last weights, the state of every
+random generator, and the losses. With `--die N` the last one kills the process in its N-th step.
+The same folder without `--die` goes on from its last checkpoint.
 """
 import argparse
 import hashlib
@@ -41,12 +41,18 @@ def generators(device):
 
 def main(argv=None):
     parser = argparse.ArgumentParser()
-    parser.add_argument('folder', type=Path)
+    parser.add_argument('folders', type=Path, nargs='+')
     parser.add_argument('--device', default='cuda')
     parser.add_argument('--die', type=int, default=0)
     arguments = parser.parse_args(argv)
     torch.backends.cuda.matmul.allow_tf32 = False
-    folder, device = arguments.folder, arguments.device
+    *whole, last = arguments.folders
+    for folder in whole: training(folder, arguments.device)
+    training(last, arguments.device, arguments.die)
+
+
+def training(folder, device, die=0):
+    "One training of twelve steps"
     folder.mkdir(parents=True, exist_ok=True)
     seed_all(0)
     encoder = SentenceEncoder.from_pretrained('sfr-mini', pooler='cls', dropout=.1).to(device)
@@ -56,7 +62,7 @@ def main(argv=None):
 
     def loss(*views, **tensors):
         calls.append(1)
-        if len(calls) == arguments.die: os.kill(os.getpid(), signal.SIGKILL)
+        if len(calls) == die: os.kill(os.getpid(), signal.SIGKILL)
         return infonce(*views, **tensors)
 
     def select():

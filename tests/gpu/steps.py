@@ -11,6 +11,7 @@
 
 `graph=True` replays a whole step as one CUDA graph, one for each number of tokens.
 `compiled=True` (lean) fuses what lies between the products with torch.compile.
+`efficient=True` (lean) takes the memory-efficient kernel in place of the flash kernel.
 """
 import copy
 import tempfile
@@ -84,15 +85,20 @@ def pack(sentences, step):
             'lengths': torch.from_numpy(lengths).float()}
 
 
-def varlen_attention(query, key, value, ends, longest, dropout=0., scale=None):
-    "Attention inside each sentence, `(N, H, d)`; `ends` are cumulative lengths, int32"
+def varlen_attention(query, key, value, ends, longest, dropout=0., scale=None,
+                     efficient=False):
+    """Attention inside each sentence, `(N, H, d)`; `ends` are cumulative lengths, int32.
+
+    On a GPU this is the flash kernel, or for float32 and on demand the memory-efficient one,
+    whose tiles are smaller than a flash tile of 128 keys.
+    """
     if query.device.type == 'cpu':
         cuts = ends.diff().tolist()
         parts = zip(*(x.transpose(0, 1).split(cuts, 1) for x in (query, key, value)), strict=True)
         found = [F.scaled_dot_product_attention(*p, dropout_p=dropout, scale=scale)
                  for p in parts]
         return torch.cat(found, 1).transpose(0, 1)
-    if query.dtype == torch.float32:
+    if efficient or query.dtype == torch.float32:
         found = torch.ops.aten._efficient_attention_forward(
             query[None], key[None], value[None], None, ends, ends, longest, longest, dropout, 0,
             True, scale=scale)
@@ -133,7 +139,8 @@ class Step:
         self.lr = torch.tensor(lr, device=self.device) if graph else lr
         self.optimizer = torch.optim.AdamW(self.parameters, self.lr, weight_decay=0.,
                                            fused=self.cuda or None, capturable=graph)
-        self.graphs = {}
+        self.graphs, self.pool = {}, None               # all graphs of a step share their memory
+        self.last = torch.zeros((), device=self.device)
 
     def prepare(self, sentences):
         "What a data loader would hand over: tensors on the CPU, pinned for a GPU"
@@ -175,10 +182,10 @@ class Step:
         if not self.graph: return self.once(self.moved(host))
         key = tuple(tuple(x.shape) for x in host.values())
         if key not in self.graphs: self.graphs[key] = self.capture(self.moved(host))
-        batch, graph, loss = self.graphs[key]
+        batch, graph = self.graphs[key]
         for k, x in host.items(): batch[k].copy_(x, non_blocking=True)
         graph.replay()
-        return loss
+        return self.last.clone()
 
     def capture(self, batch):
         "A whole step as one CUDA graph, after three steps that warm up"
@@ -188,8 +195,9 @@ class Step:
             for _ in range(3): self.once(batch)
         now.wait_stream(beside)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph): loss = self.once(batch)
-        return batch, graph, loss
+        with torch.cuda.graph(graph, pool=self.pool): self.last.copy_(self.once(batch))
+        self.pool = graph.pool()
+        return batch, graph
 
 
 class Padded(Step):
@@ -274,8 +282,9 @@ class Lean(Step):
 
     The float32 parameters stay the model's. LayerNorm and embeddings are read in float32.
     """
-    def __init__(self, *args, compiled=False, **more):
+    def __init__(self, *args, compiled=False, efficient=False, **more):
         super().__init__(*args, **more)
+        self.efficient = efficient
         self.copies, self.parts, self.slices, self.masters, self.layers = [], [], [], [], []
         for layer in self.model.encoder.layer:
             own, out = layer.attention.self, layer.attention.output
@@ -314,7 +323,8 @@ class Lean(Step):
         for (qkv, *products), norms in self.layers:
             shape = (len(x), 3, c.num_attention_heads, -1)
             q, k, v = F.linear(x, *qkv).view(shape).unbind(1)
-            a = varlen_attention(q, k, v, batch['ends'], LONGEST, p_attention).reshape(x.shape)
+            a = varlen_attention(q, k, v, batch['ends'], LONGEST, p_attention,
+                                 efficient=self.efficient).reshape(x.shape)
             if self.compiled:                       # one compilation for any number of tokens
                 for y in (a, x): torch._dynamo.maybe_mark_dynamic(y, 0)
             x = self.rest(a, x, *products, *norms, p, c.layer_norm_eps)
@@ -364,15 +374,19 @@ def sentence_transformer(model):
     return SentenceTransformer(modules=[body, Pooling(model.config.hidden_size)], device=device)
 
 
+BOTH = ('bf16', 'fp32')
 FORMS = {                                   # name -> class, options, precisions, needs a GPU
-    'padded': (Padded, {}, ('bf16', 'fp32'), False),
-    'masked': (Masked, {}, ('bf16', 'fp32'), False),
-    'buckets': (Buckets, {}, ('bf16', 'fp32'), False),
-    'unpadded': (Unpadded, {}, ('bf16', 'fp32'), False),
+    'padded': (Padded, {}, BOTH, False),
+    'masked': (Masked, {}, BOTH, False),
+    'buckets': (Buckets, {}, BOTH, False),
+    'unpadded': (Unpadded, {}, BOTH, False),
     'lean': (Lean, {}, ('bf16',), False),
     'masked graph': (MaskedWhole, {'graph': True}, ('bf16',), True),
-    'unpadded graph': (Unpadded, {'graph': True}, ('bf16', 'fp32'), True),
+    'unpadded graph': (Unpadded, {'graph': True}, BOTH, True),
     'lean graph': (Lean, {'graph': True}, ('bf16',), True),
+    'lean efficient graph': (Lean, {'efficient': True, 'graph': True}, ('bf16',), True),
     'lean compiled': (Lean, {'compiled': True}, ('bf16',), True),
     'lean compiled graph': (Lean, {'compiled': True, 'graph': True}, ('bf16',), True),
+    'lean efficient compiled graph': (
+        Lean, {'efficient': True, 'compiled': True, 'graph': True}, ('bf16',), True),
 }

@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['Setting', 'SCORES', 'MEASURES', 'SETTING_KEYS', 'SHORT', 'RATES', 'COLUMNS', 'NUMBERS', 'Geometry', 'Claim', 'NotRun',
-           'checkpoint_metrics', 'score_values', 'geometry_values', 'fall_values', 'setting_of', 'config_value',
-           'wanted_value', 'runs_of', 'check_same_inputs', 'claim_differences', 'side_means', 'read_claims',
-           'readings_of', 'read_claim', 'single_pairs', 'check_claim', 'judge_claim', 'claims_table', 'single_claims',
-           'setting_name', 'family_table']
+           'checkpoint_metrics', 'score_values', 'geometry_values', 'fall_values', 'setting_of', 'setting_name',
+           'config_value', 'wanted_value', 'runs_of', 'check_same_inputs', 'claim_differences', 'side_means',
+           'read_claims', 'readings_of', 'read_claim', 'single_pairs', 'check_claim', 'judge_claim', 'claims_table',
+           'single_claims', 'family_table']
 
 # %% ../../nbs/results/09_claim_rules.ipynb #8e4d8d95
 import tomllib
@@ -151,6 +151,15 @@ def setting_of(
     if isinstance(setting, str): return SHORT.get(setting, {"loss":setting})
     return setting
 
+# %% ../../nbs/results/09_claim_rules.ipynb #54a4c1a8
+def setting_name(
+    setting:Setting, # As the file has it
+)->str: # For example "mhe_repaired weight+ratio same"
+    "A setting in a few words"
+    if isinstance(setting, str): return setting
+    values = ("+".join(v) if isinstance(v, list) else str(v) for v in setting.values())
+    return " ".join(values)
+
 # %% ../../nbs/results/09_claim_rules.ipynb #c7cfeb75
 def config_value(
     record:Record, # Any
@@ -167,13 +176,9 @@ def config_value(
 def wanted_value(
     key:str, # Of `SETTING_KEYS`
     value:Any, # As the file has it
-    fitting:Sequence[Record], # What fits the other keys
     records:Sequence[Record], # All
 )->Any: # To be compared with `config_value`
-    "The words of a setting, replaced by what they stand for"
-    if value in ("largest","smallest"):
-        found = [config_value(r, key) for r in fitting]
-        return (max if value=="largest" else min)(found, default=None)
+    "A value of a setting, with `as NAME` replaced by the rate of that loss"
     if isinstance(value, str) and value.startswith("as "):
         main = [r for r in records if r.experiment.name == RATES]
         rates = {config_value(r, key) for r in main if r.config["loss"]["name"] == value[3:]}
@@ -189,15 +194,15 @@ def runs_of(
 )->dict[int,Record]: # By seed
     "The runs of one setting; `NotRun` when there are none"
     table = setting_of(setting)
-    experiment = table.get("experiment", claim.records[0])
-    fitting = [r for r in records if r.experiment.name==experiment]
-    for key,value in table.items():
-        if key == "experiment": continue
-        wanted = wanted_value(key, value, fitting, records)
-        fitting = [r for r in fitting if config_value(r, key)==wanted]
-    if not fitting: raise NotRun(f"no record of {setting} in {experiment}")
+    wanted = {k:wanted_value(k, v, records) for k,v in table.items() if k != "experiment"}
+    if "loss" in wanted: records = [r for r in records if r.kind == "train"]
+    for experiment in (table["experiment"],) if "experiment" in table else claim.records:
+        here = [r for r in records if r.experiment.name == experiment]
+        fitting = [r for r in here if all(config_value(r, k) == v for k,v in wanted.items())]
+        if fitting: break
+    else: raise NotRun(f"no record of {setting_name(setting)} in {', '.join(claim.records)}")
     ids,runs = {r.id for r in fitting}, {r.seed:r for r in fitting}
-    where = f"claim {claim.id}: {setting}"
+    where = f"claim {claim.id}: {setting_name(setting)}"
     if len(ids) > 1:
         raise UserError(f"{where} fits {len(ids)} settings of {experiment}: it must name one")
     if len(runs) < len(fitting):
@@ -228,6 +233,8 @@ def claim_differences(
     "Equation (difference) for one claim; `NotRun` says what is missing"
     sides = [[runs_of(s, claim, records) for s in side] for side in (claim.higher, claim.lower)]
     every = [runs for side in sides for runs in side]
+    names = [{r.run_name for runs in side for r in runs.values()} for side in sides]
+    if names[0] & names[1]: raise NotRun("a run would be compared with itself")
     check_same_inputs(claim, [r for runs in every for r in runs.values()])
     trained = [set(runs) for runs in every if all(r.kind=="train" for r in runs.values())]
     seeds = sorted(set.intersection(*trained)) if trained else []
@@ -387,15 +394,6 @@ def single_claims(
         own = {"id":f"{claim.id}/{names}", "higher":(a,), "lower":(b,), "singles":()}
         singles.append(claim.model_copy(update=own))
     return singles
-
-# %% ../../nbs/results/09_claim_rules.ipynb #54a4c1a8
-def setting_name(
-    setting:Setting, # As the file has it
-)->str: # For example "mhe_repaired weight+ratio same"
-    "A setting in a few words"
-    if isinstance(setting, str): return setting
-    values = ("+".join(v) if isinstance(v, list) else str(v) for v in setting.values())
-    return " ".join(values)
 
 # %% ../../nbs/results/09_claim_rules.ipynb #0c9dc4bb
 def family_table(

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 import math
 import numpy as np
-from scipy import stats
+from scipy.special import stdtr, stdtrit
 
 # %% ../../nbs/results/07_verdict.ipynb #c5ed7bb6
 def paired_differences(
@@ -50,7 +50,7 @@ def two_sided_p(
 )->float: # In [0, 1]
     "How often chance alone gives a t as large as this one"
     if error == 0: return 1. if distance == 0 else 0.
-    return float(2*stats.t.sf(abs(distance)/error, degrees))
+    return float(2*stdtr(degrees, -abs(distance)/error))
 
 # %% ../../nbs/results/07_verdict.ipynb #1e4748f3
 def paired_interval(
@@ -68,7 +68,7 @@ def paired_interval(
         square += set_means.var(ddof=1)/S
         degrees = min(n,S)-1
     mean,error = float(d.mean()), math.sqrt(square)
-    half = float(stats.t.ppf((1+level)/2, degrees))*error
+    half = float(stdtrit(degrees, (1+level)/2))*error
     p = two_sided_p(mean, error, degrees)
     return Interval(mean, mean-half, mean+half, p, n, S, error, degrees)
 

@@ -146,7 +146,7 @@ def code_state()->dict: # As `Record.code`; `commit` and `dirty` are None where 
         try: r = subprocess.run(("git","-C",str(here),*args), capture_output=True, text=True)
         except FileNotFoundError: return None
         return r.stdout.strip() if r.returncode==0 else None
-    if (stamp := os.environ.get("SFR_CODE")) and not (here/".git").exists(): return stamped_code(stamp, here)
+    if stamp := os.environ.get("SFR_CODE"): return stamped_code(stamp, here)
     commit = git("rev-parse","HEAD") if (here/".git").exists() else None
     status = git("status","--porcelain","--",".",":!nbs/records") if commit else None   # records that were just added change no code
     return {"version":_version("sfr_repro"), "commit":commit, "dirty":None if status is None else bool(status)}

@@ -200,7 +200,7 @@ def token_ids(
         _tokens[key] = tokenize(encoder.tokenizer, corpus.sentences, max_length)
     return _tokens[key]
 
-_tokens = {} # The last corpus only
+_tokens,_texts = {}, {} # Of the last corpus only; of dev and test sets, by tokenizer
 
 # %% ../../nbs/train/01_run.ipynb #7d3fa9c5
 def encoder_inputs(
@@ -254,6 +254,7 @@ def run(
         encoder = open_encoder(config)
         dev,tests,teacher = dev_set(config), evaluation_data(config), _open_teacher(config, encoder)
         inputs = _inputs(config, encoder, teacher, dev, tests)
+        encoder.tokens = _texts.setdefault((inputs["encoder tokenizer"], encoder.max_length), {})   # dev and test sets come again
         check_inputs(folder, inputs)
         if path.exists(): _check_record(path, config)
         _clear(folder, path.exists())

@@ -3,7 +3,8 @@
 `python tests/gpu/train.py --minutes 8 --out FOLDER paradigm_main,paradigm_common paradigm_parts`
 runs experiment files of nbs/experiments in that order; files joined by a comma share a queue that
 goes seed by seed. Each finished record is a line of FOLDER/records.jsonl. The same command goes on
-where it was cut off. `paradigm_constants` brings its own second and third round.
+where it was cut off. Where `paradigm_constants` comes first, it brings its own second and third round,
+and the files that it decides are made from its records before they are run.
 """
 import argparse
 import os
@@ -29,39 +30,49 @@ PART = 'paradigm_constants'
 
 
 class Rounds:
-    "What comes after the first round of constants; its files are written as they are made"
-    def __init__(self, out): self.out, self.texts = out, [('edge', constants.edge_text), ('own', constants.own_text)]
+    "What comes after the first round of constants; each file is written as it is made"
+    def __init__(self, out, then):
+        self.out, self.then, self.texts = out, then, [('edge', constants.edge_text), ('own', constants.own_text)]
+
+    def write(self, name, text):
+        path = self.out/name
+        path.write_text(text)
+        print(f'{name}: {text.count("[[variant]]")} settings', flush=True)
+        return load_experiment(path)
 
     def __call__(self, outcomes):
-        records = [read_record(o.record) for o in outcomes if o.record and PART in o.name]
+        records = [read_record(o.record) for o in outcomes if o.record and o.name.startswith(PART)]
         while self.texts:
             name, make = self.texts.pop(0)
-            text = make(records)
-            if text is None: continue
-            path = self.out/f'{PART}_{name}.toml'
-            path.write_text(text)
-            print(f'{path.name}: {text.count("[[variant]]")} settings', flush=True)
-            return load_experiment(path)
-        best = [constants.best_record(records, loss) for loss in constants.LOSSES_OF_A]
-        for r in best:
-            c = r.config
-            own = constants.OWN_CONSTANT[c['loss']['name']][0]
-            print(f'{c["loss"]["name"]:22} lr {c["train"]["lr"]:g}  {own} {c["loss"]["constants"][own]:g}  '
-                  f'dev {100*constants.dev_after(r):.2f}', flush=True)
-        return ()
+            if text := make(records): return self.write(f'{PART}_{name}.toml', text)
+        if self.then is None: return ()
+        then, self.then = self.then, None
+        return self.main(records, then)
+
+    def main(self, records, then):
+        "The experiments whose settings the tries decide, and the others after them"
+        for loss in constants.LOSSES_OF_A:
+            best = constants.best_record(records, loss)
+            made, own = best.config['loss']['constants'], constants.OWN_CONSTANT[loss][0]
+            print(f'{loss:22} lr {best.config["train"]["lr"]:g}  {own} {made[own]:g}  '
+                  f'dev {100*constants.dev_after(best):.2f}', flush=True)
+        texts = constants.main_texts(records) | constants.later_texts(records)
+        texts['paradigm_parts.toml'] = constants.parts_text(records)
+        made = {name.removesuffix('.toml'): self.write(name, text) for name, text in texts.items()}
+        return read_settings(then, made)
 
 
-def read_settings(names, tiny, limit):
+def read_settings(names, made=None, tiny=False):
     "The runs of the named experiments, most important first"
     settings = []
     for group in names:
         runs = []
         for name in group.split(','):
-            changes = TINY + (('train.steps=4',) if tiny else ())
+            changes = TINY + ('train.steps=4',) if tiny else ()
             if tiny and name == PART: changes += ('train.stop=2',)
-            runs += load_experiment(ROOT/f'nbs/experiments/{name}.toml', changes if tiny else ())
+            runs += (made or {}).get(name) or load_experiment(ROOT/f'nbs/experiments/{name}.toml', changes)
         settings += sorted(runs, key=lambda c: c.seed)
-    return settings[:limit]
+    return settings
 
 
 def main(argv=None):
@@ -76,8 +87,9 @@ def main(argv=None):
     o = ask.parse_args(argv)
     o.out.mkdir(parents=True, exist_ok=True)
     try:
-        settings = read_settings(o.experiments, o.tiny, o.limit)
-        follow = Rounds(o.out) if PART in o.experiments and not o.tiny else None
+        rounds = o.experiments[0] == PART and not o.tiny
+        settings = read_settings(o.experiments[:1] if rounds else o.experiments, tiny=o.tiny)[:o.limit]
+        follow = Rounds(o.out, o.experiments[1:]) if rounds else None
         outcomes = run_all(settings, o.runs or o.out/'runs', processes=o.processes, minutes=o.minutes, keep_models=False,
                            collect=o.out/'records.jsonl', follow=follow, say=lambda line: print(line, flush=True))
     except UserError as e:

@@ -6,6 +6,7 @@
 __all__ = ['can_replay', 'ReplayedStep']
 
 # %% ../../nbs/train/06_replay.ipynb #a77e0004
+import os
 import warnings
 from collections.abc import Callable
 import torch
@@ -20,7 +21,8 @@ def can_replay(
     "Whether a training step may be one CUDA graph"
     on_gpu = module.encoder.device.type=="cuda"
     alone = module.processes is None and module.online is None and module.teacher is None
-    return on_gpu and alone and chunk is None and not module.loss.needs
+    wanted = os.environ.get("SFR_REPLAY") != "0"
+    return wanted and on_gpu and alone and chunk is None and not module.loss.needs
 
 # %% ../../nbs/train/06_replay.ipynb #a77e0008
 class ReplayedStep:

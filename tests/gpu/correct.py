@@ -171,6 +171,33 @@ def check_chunks_with_dropout(device, count):
     return found
 
 
+def check_replay(name, count):
+    "A step that is replayed as one CUDA graph, against the plain step with the same dropout"
+    from sfr_repro.train.replay import ReplayedStep
+    step = Gradients('cuda', count, dropout=.1)
+    def autocast(): return torch.autocast('cuda', torch.bfloat16)
+    module, batch = step.module('cuda', name), step.batch('cuda', name)
+    replayed = ReplayedStep(module, batch, autocast, bound=float('inf'))
+    if replayed.graph is None: raise RuntimeError('no graph could be made')
+    def gradient(call):
+        seed_all(1)
+        loss = call()
+        grads = [p.grad.float().cpu().flatten() for p in replayed.parameters if p.grad is not None]
+        return loss.float().cpu().reshape(1).clone(), torch.cat(grads)
+    def plain():
+        replayed.clear()
+        return replayed.once()
+    want, got = gradient(plain), gradient(lambda: replayed(batch))
+    again = gradient(lambda: replayed(batch))
+    other = replayed(batch).float().cpu().reshape(1)
+    found = checks([check('loss', relative_error(got[0], want[0]), 1e-2),
+                    check('gradient', relative_error(got[1], want[1]), 2e-2),
+                    check('again', relative_error(again[1], got[1]), 1e-2)])
+    found['control'] = relative_error(other, got[0])        # without seeding: other dropout
+    found['passed'] = found['passed'] and found['control'] > 0
+    return found
+
+
 def check_form(device, name, tiny):
     "A candidate of steps.py against the trainer's step on the CPU, without dropout"
     import steps

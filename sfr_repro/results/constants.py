@@ -5,12 +5,13 @@
 # %% auto #0
 __all__ = ['CONTRASTIVE', 'ORIGINALS', 'REPAIRED', 'LOSSES_OF_A', 'RATES', 'BELOW', 'ABOVE', 'OWN_CONSTANT', 'REGIME', 'TRIAL',
            'MAIN', 'COMMON_RATE', 'LONG', 'dev_after', 'best_record', 'edge_rates', 'toml_value', 'experiment_text',
-           'as_variant', 'edge_text', 'own_text', 'main_texts', 'repairs_of', 'parts_text', 'later_texts']
+           'as_variant', 'edge_text', 'own_text', 'main_texts', 'repairs_of', 'parts_text', 'later_texts',
+           'tries_table']
 
 # %% ../../nbs/results/10_constants.ipynb #c0550004
 import itertools
 from collections.abc import Sequence
-from ..core.config import RunConfig
+import pandas as pd
 from ..core.notation import UserError
 from ..core.records import Record, RecordError
 
@@ -191,3 +192,20 @@ def later_texts(
     return {
         "paradigm_long.toml":experiment_text("Paper A: what does a gradient that never dissipates do in the long run? Seven losses, 2,000 steps of 64.\n"+made+" How long: eight minutes a run.", range(3), {**MAIN, "steps":2000}, chosen),
         "paradigm_transfer.toml":experiment_text("Paper A: seven transfer sets for seven losses, five seeds, best and last checkpoint.\n"+made+" How long: six minutes a run.", range(5), MAIN, chosen, ("sts","transfer"))}
+
+# %% ../../nbs/results/10_constants.ipynb #c0550023
+def tries_table(
+    records:Sequence[Record], # Of all rounds
+)->pd.DataFrame: # One row for each loss: its choice, and the best try at another rate
+    "What each loss was given"
+    rows = []
+    for loss in LOSSES_OF_A:
+        best = best_record(records, loss)
+        own,lr = OWN_CONSTANT[loss][0], best.config["train"]["lr"]
+        others = [r for r in records if r.config["loss"]["name"]==loss and r.config["train"]["lr"] != lr]
+        second = max(others, key=dev_after)
+        tries = sum(r.config["loss"]["name"]==loss for r in records)
+        chosen = f"{own} {best.config['loss']['constants'][own]:.3g}"
+        rows.append({"loss":loss, "tries":tries, "rate":f"{lr:g}", "constant":chosen, "dev":round(100*dev_after(best), 2),
+            "other rate":f"{second.config['train']['lr']:g}", "dev there":round(100*dev_after(second), 2)})
+    return pd.DataFrame(rows)

@@ -187,11 +187,15 @@ def check_replay(name, count):
     def plain():
         replayed.clear()
         return replayed.once()
-    want, got = gradient(plain), gradient(lambda: replayed(batch))
+    want = gradient(plain)
+    views = module.views.float().cpu().clone()
+    got = gradient(lambda: replayed(batch))
+    seen = relative_error(module.views.float().cpu(), views)
     again = gradient(lambda: replayed(batch))
     other = replayed(batch).float().cpu().reshape(1)
     found = checks([check('loss', relative_error(got[0], want[0]), 1e-2),
                     check('gradient', relative_error(got[1], want[1]), 2e-2),
+                    check('views', seen, 1e-2),
                     check('again', relative_error(again[1], got[1]), 1e-2)])
     found['control'] = relative_error(other, got[0])        # without seeding: other dropout
     found['passed'] = found['passed'] and found['control'] > 0
@@ -306,6 +310,11 @@ def main(argv=None):
                     lambda: check_step(device, 'softcse_weight', count))
         report.item('chunks with dropout', lambda: check_chunks_with_dropout(device, count))
         report.item('vectors of sfr-mini', lambda: check_vectors(device, 14 if tiny else 400))
+        if device == 'cuda':
+            from sfr_repro.losses.registry import make_loss
+            for name in LOSSES:
+                if not make_loss(name).needs:
+                    report.item(f'replay {name}', lambda n=name: check_replay(n, count))
         if resume: report.item('resume after a kill', resume.check)
         for name in FORMS:
             if device == 'cuda' or not name.endswith(('graph', 'compiled')):

@@ -7,8 +7,11 @@ PYTHON ?= python3
 PRESET ?=
 NB     ?=
 ONLY   ?=
+MINUTES ?= 9
 
 BIN := $(VENV)/bin
+# The Python that `make gpu` uses: this environment's where it is built, else the machine's own
+GPU ?= $(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON))
 MIN := $(shell sed -n 's/^min_python *= *//p' settings.ini)
 TORCH := $(shell grep -m1 '^torch==' constraints.txt)
 
@@ -28,11 +31,11 @@ LIMIT := $(if $(shell command -v timeout),timeout 900)
 FRESH_HASHES = PYTHONHASHSEED=0 MPLBACKEND=agg
 
 .DEFAULT_GOAL := help
-.PHONY: help reproduce test docs lab bench export refresh readme hooks pins clean distclean \
+.PHONY: help reproduce test docs lab bench gpu gpu-data export refresh readme hooks pins clean distclean \
         check-tree check-names check-notebooks check-package check-offline check-docs
 
 help: ## list these commands
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1|\2/p' Makefile | while IFS='|' read -r c t; do printf '%-15s %s\n' "$$c" "$$t"; done
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1|\2/p' Makefile | while IFS='|' read -r c t; do printf '%-15s %s\n' "$$c" "$$t"; done
 
 reproduce: $(RUN) ## the main result: train, evaluate, table, figure, report (PRESET=smoke for seconds)
 	@$(BIN)/sfr-repro reproduce $(if $(PRESET),--preset $(PRESET))
@@ -49,6 +52,12 @@ lab: $(DEV) ## read and write the notebooks in JupyterLab (`make hooks` once, to
 
 bench: $(DEV) ## every speed as a ratio, on a quiet machine, one record a part in runs/bench (ONLY=step for one)
 	@$(BIN)/python tests/bench.py $(if $(ONLY),--only $(ONLY))
+
+gpu: ## on a machine with a GPU: checks, speeds, paper A's trainings, within MINUTES=9 (GPU=python3 to choose the Python)
+	@$(GPU) tests/gpu/all.py --minutes $(MINUTES)
+
+gpu-data: $(RUN) ## the folder gpu-data/ that `make gpu` reads, from the data folder; it is never committed
+	@$(BIN)/python tests/gpu/data.py
 
 export: $(DEV) ## notebooks -> package: clean the notebooks, then export their code
 	@$(BIN)/nbdev_clean && $(BIN)/nbdev_export

@@ -2,6 +2,7 @@
 import importlib.util
 import json
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -143,3 +144,78 @@ def test_packing(program):
             assert p['ids'][a:b].tolist() == (rows*2)[i] and set(p['row'][a:b].tolist()) == {i}
             assert p['places'][a:b].tolist() == list(range(lengths[i]))
         assert set(p['row'][sum(lengths):].tolist()) <= {14}
+
+
+def test_trainings_in_a_queue(program, tmp_path, capsys):
+    "Two settings, one worker; a second call finds both again"
+    train = program('train')
+    call = ['paradigm_regime', '--tiny', '--limit', '2', '--processes', '1', '--out', str(tmp_path)]
+    assert train.main(call) == 0
+    assert '2 done, 0 refused, 0 failed, 0 left out' in capsys.readouterr().out
+    records = [json.loads(line) for line in (tmp_path/'records.jsonl').read_text().splitlines()]
+    assert [r['config']['train']['steps'] for r in records] == [4, 4]
+    assert len({r['id'] for r in records}) == 2
+    for r in records: assert r['inputs'] and r['last_metrics'] and r['trajectory'][-1]['metrics']['dissipation'] >= 0
+
+
+def test_rounds_go_on_to_what_their_records_decide(program, tmp_path, capsys):
+    "From the committed records: the files that follow, in their order"
+    from sfr_repro.train.queue import Outcome
+    train = program('train')
+    runs = sorted((ROOT/'nbs/records/runs').glob('paradigm_constants*.json'))
+    done = [Outcome(p.stem, 'done', record=str(p)) for p in runs]
+    first = [o for o in done if o.name.startswith('paradigm_constants-')]
+    rounds = train.Rounds(tmp_path, ['paradigm_main,paradigm_common', 'paradigm_margin'])
+    assert {c.experiment for c in rounds(first)} == {'paradigm_constants_edge'}
+    assert {c.experiment for c in rounds(done)} == {'paradigm_constants_own'}
+    after = rounds(done)
+    assert [c.seed for c in after[:24]] == [0]*24 and len(after) == 120 + 27
+    assert rounds(done) == ()
+    for path in tmp_path.glob('*.toml'):
+        assert path.read_text() == (ROOT/'nbs/experiments'/path.name).read_text(), path.name
+
+
+def test_the_data_folder_for_a_gpu(program, tmp_path, data_folder, monkeypatch):
+    "A sample that reads back as the sample it is; nothing while files differ from the commit"
+    from sfr_repro.core.notation import UserError
+    from sfr_repro.data.corpus import load_corpus
+    data = program('data')
+    monkeypatch.setattr(data, 'code_state', lambda: {'version': '0', 'commit': 'c0ffee1', 'dirty': False})
+    said = data.write_data(tmp_path/'gpu-data', sentences=300)
+    here = load_corpus('wiki_2014', 300, seed=0, source=data_folder)
+    there = load_corpus('wiki_2014', 300, seed=0, source=tmp_path/'gpu-data')
+    assert here.sentences == there.sentences and said['corpus']['sha256'] == there.describe()['sha256']
+    assert len(list((tmp_path/'gpu-data/sts').glob('*.tsv'))) == 7
+    monkeypatch.setattr(data, 'code_state', lambda: {'version': '0', 'commit': 'c0ffee1', 'dirty': True})
+    with pytest.raises(UserError, match='uncommitted changes'): data.write_data(tmp_path/'other', sentences=300)
+    assert not (tmp_path/'other').exists()
+
+
+@pytest.mark.once
+def test_make_gpu_says_what_is_missing(program, monkeypatch, capsys, tmp_path):
+    "Before anything starts; and what only the comparison needs costs only the comparison"
+    every = program('all')
+    monkeypatch.setattr(every, 'NEEDED', ('torch', 'no_such_package'))
+    assert every.main(['--device', 'cpu', '--tiny', '--out', str(tmp_path)]) == 2
+    assert 'lacks no_such_package' in capsys.readouterr().err
+    monkeypatch.setattr(every, 'NEEDED', ('torch',))
+    monkeypatch.setattr(every, 'LEAST', {'torch': (99, 0)})
+    assert every.main(['--device', 'cpu', '--tiny', '--out', str(tmp_path)]) == 2
+    assert 'torch of at least 99.0' in capsys.readouterr().err
+    monkeypatch.setattr(every, 'LEAST', {})
+    monkeypatch.setattr(every, 'ONLY_B', ('no_such_package',))
+    asked = []
+    done = type('Done', (), {'returncode': 0})
+    monkeypatch.setattr(every.subprocess, 'run', lambda command, **_: asked.append(command) or done)
+    assert every.main(['--device', 'cpu', '--tiny', '--out', str(tmp_path), '--runs', str(tmp_path)]) == 0
+    assert [Path(c[1]).stem for c in asked] == ['correct', 'train']
+    assert 'comparison of part (b) is left out' in capsys.readouterr().out
+
+
+@pytest.mark.once
+def test_stale_statistics_are_left_out_once(program):
+    "Of the commit that wrote them, and of no other"
+    collect = program('collect')
+    def record(commit): return {'code': {'commit': commit}, 'trajectory': [{'metrics': {'pos_cos': 1., 'dev': .5}}]}
+    assert collect.without_stale(record('9573051aaa')) == ({'code': {'commit': '9573051aaa'}, 'trajectory': [{'metrics': {'dev': .5}}]}, True)
+    assert collect.without_stale(record('1234567aaa')) == (record('1234567aaa'), False)

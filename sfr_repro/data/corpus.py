@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 import numpy as np
 from tqdm.auto import tqdm
-from .sources import DataError, Source, byte_blocks, decode, describe, first_line, hub_place, resolve
+from .sources import (
+    HUB, DataError, Source, byte_blocks, decode, describe, first_line, hub_place, resolve)
 
 # %% ../../nbs/data/01_corpus.ipynb #08e03a15
 def keep_smallest(
@@ -105,7 +106,7 @@ def hub_corpus(
 )->tuple[list[str],str]: # Sentences and the label for the record
     "The first sentences of SimCSE's Wikipedia corpus"
     from datasets import load_dataset
-    place,label = hub_place(source, "wiki1m")
+    place,label = hub_place(source, HUB["wiki1m"])
     try:
         data = load_dataset(**place, split="train", streaming=True)
         texts = itertools.islice((t for row in data if (t := row["text"].strip())), n)

@@ -10,8 +10,8 @@ __all__ = ['RETRIEVAL_SETS', 'COUNTS', 'GRADES', 'HUB_RETRIEVAL', 'RERANKING', '
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from .sources import DataError, Hub, Source, describe, read_tsv, resolve
-from .transfer import read_repo, take_columns
+from .sources import (
+    DataError, Hub, Source, describe, read_repo, read_tsv, resolve, take_columns)
 
 # %% ../../nbs/data/05_retrieval.ipynb #761e3651
 RETRIEVAL_SETS = ("cranfield", "cisi", "quora_dup", "trecqa") # Of the data folder

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['AREAS', 'HUB', 'DataError', 'Source', 'find_folder', 'Hub', 'answers', 'hub_problem', 'resolve', 'byte_blocks',
-           'decode', 'read_lines', 'read_tsv', 'first_line', 'hub_place', 'read_hub', 'sha256_rows', 'describe']
+           'decode', 'read_lines', 'read_tsv', 'first_line', 'hub_revision', 'hub_place', 'take_columns', 'read_hub',
+           'read_repo', 'sha256_rows', 'describe']
 
 # %% ../../nbs/data/00_sources.ipynb #1a2d1858
 import functools, gzip, hashlib, os, tempfile, threading, urllib.parse, urllib.request, zlib
@@ -186,27 +187,46 @@ def first_line(
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 # %% ../../nbs/data/00_sources.ipynb #1d79b2f2
-def hub_place(
-    source:Source, # Of kind "hub"
-    name:str, # A key of `HUB`
-)->tuple[dict,str]: # Arguments for `load_dataset`, and the label for the record
-    "Where on the hub, or in its mirror, a data set is, with the revision resolved"
-    if name not in HUB: raise DataError(f"the hub has no {name!r} for this project: it has {', '.join(HUB)}")
-    hub = HUB[name]
-    if source.root:
-        place = dict(path=str(Path(source.root)/hub.repo))
-        if not Path(place["path"]).is_dir(): raise DataError(f"the mirror has no folder {hub.repo}, which {name} is read from")
-        revision = ""
-    else:
-        revision = hub.revision
-        if revision == "main":
-            from huggingface_hub import HfApi
-            try: revision = HfApi().dataset_info(hub.repo, revision="main").sha
-            except Exception as e: raise DataError(f"the hub does not say what {hub.repo}@main is: {first_line(e)}") from e
-        place = dict(path=hub.repo, revision=revision)
-    return place | (dict(data_files=hub.file) if hub.file else {}), source.label(hub.repo, revision)
+def hub_revision(
+    hub:Hub, # Repository and revision
+)->str: # 40 hexadecimal digits
+    "The commit that a data set is read at: the pinned one, or what `main` is now"
+    if hub.revision != "main": return hub.revision
+    from huggingface_hub import HfApi
+    try: return HfApi().dataset_info(hub.repo, revision="main").sha
+    except Exception as e:
+        raise DataError(f"the hub does not say what {hub.repo}@main is: {first_line(e)}") from e
 
 # %% ../../nbs/data/00_sources.ipynb #5edad7a6
+def hub_place(
+    source:Source, # Of kind "hub"
+    hub:Hub, # Repository and revision
+)->tuple[dict,str]: # Arguments for `load_dataset`, and the label for the record
+    "Where on the hub, or in its mirror, a data set is, with the revision resolved"
+    if source.root:
+        folder,revision = Path(source.root)/hub.repo, ""
+        if not folder.is_dir(): raise DataError(f"the mirror has no folder {hub.repo}")
+        place = dict(path=str(folder))
+    else:
+        revision = hub_revision(hub)
+        place = dict(path=hub.repo, revision=revision)
+    if hub.file: place["data_files"] = hub.file
+    return place, source.label(hub.repo, revision)
+
+# %% ../../nbs/data/00_sources.ipynb #fcf2b117
+def take_columns(
+    data:object, # A `datasets.Dataset`
+    columns:Sequence[str], # The columns wanted
+    label:str, # For the error
+)->list[tuple]: # Rows in the order of `columns`
+    "The rows of a data set; `DataError` for a column that it lacks"
+    for c in columns:
+        if c not in data.column_names:
+            there = ", ".join(data.column_names)
+            raise DataError(f"{label} has no column {c!r}: it has {there}")
+    return list(zip(*(data[c][:] for c in columns)))
+
+# %% ../../nbs/data/00_sources.ipynb #3f6b1d02
 def read_hub(
     source:Source, # Of kind "hub"
     name:str, # A key of `HUB`
@@ -215,13 +235,35 @@ def read_hub(
 )->tuple[list[tuple],str]: # Rows in the order of `columns`, and the label for the record
     "One split of a data set on the hub; `DataError` when it cannot be had"
     from datasets import load_dataset
-    place,label = hub_place(source, name)
-    with tempfile.TemporaryDirectory() as cache:               # a mirror is not worth a second copy
-        try: data = load_dataset(**place, split=split, cache_dir=cache if source.root else None)
-        except Exception as e: raise DataError(f"{label}, split {split!r}, cannot be loaded: {first_line(e)}") from e
-        for c in columns:
-            if c not in data.column_names: raise DataError(f"{label}, split {split!r}, has no column {c!r}: it has {', '.join(data.column_names)}")
-        return list(zip(*(data[c][:] for c in columns))), label
+    if name not in HUB:
+        raise DataError(f"the hub has no {name!r} for this project: it has {', '.join(HUB)}")
+    place,label = hub_place(source, HUB[name])
+    what = f"{label}, split {split!r},"
+    with tempfile.TemporaryDirectory() as folder:              # a mirror is not worth a second copy
+        cache = folder if source.root else None
+        try: data = load_dataset(**place, split=split, cache_dir=cache)
+        except Exception as e: raise DataError(f"{what} cannot be loaded: {first_line(e)}") from e
+        return take_columns(data, columns, what), label
+
+# %% ../../nbs/data/00_sources.ipynb #e8d78589
+def read_repo(
+    source:Source, # Of kind "hub"
+    hub:Hub, # Repository and revision
+    config:str|None, # Name of the configuration; None: the only one
+    split:str, # The hub's name of the split; where there is just one, that one
+)->tuple[object,str]: # A `datasets.Dataset` in memory, and the label for the record
+    "One split of a repository, or of its mirror; `DataError` when it cannot be had"
+    from datasets import load_dataset
+    place,label = hub_place(source, hub)
+    with tempfile.TemporaryDirectory() as folder:              # a mirror is not worth a second copy
+        how = dict(cache_dir=folder, keep_in_memory=True) if source.root else {}
+        try: found = load_dataset(**place, name=config, **how)
+        except Exception as e:
+            what = f"{label}, {config}," if config else f"{label},"
+            raise DataError(f"{what} cannot be loaded: {first_line(e)}") from e
+    if split not in found and len(found) > 1:
+        raise DataError(f"{label} has no split {split!r}: it has {', '.join(found)}")
+    return found[split if split in found else next(iter(found))], label
 
 # %% ../../nbs/data/00_sources.ipynb #78d9cd6b
 def sha256_rows(

@@ -4,17 +4,16 @@
 
 # %% auto #0
 __all__ = ['TRANSFER_SETS', 'BINARY', 'CLASSES', 'COUNTS', 'HUB_TRANSFER', 'TransferSet', 'transfer_set', 'check_splits',
-           'check_labels', 'folder_transfer', 'check_count', 'Part', 'read_repo', 'take_columns', 'hub_transfer',
-           'load_transfer', 'transfer_sets']
+           'check_labels', 'folder_transfer', 'check_count', 'Part', 'hub_transfer', 'load_transfer', 'transfer_sets']
 
 # %% ../../nbs/data/04_transfer.ipynb #d58eeb5c
-import tempfile
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 import numpy as np
-from .sources import DataError, Hub, Source, describe, first_line, read_tsv, resolve
+from .sources import (
+    DataError, Hub, Source, describe, read_repo, read_tsv, resolve, take_columns)
 
 # %% ../../nbs/data/04_transfer.ipynb #f53291b4
 TRANSFER_SETS = ("MR", "CR", "SUBJ", "MPQA", "SST2", "TREC", "MRPC") # The seven of every table
@@ -146,43 +145,6 @@ HUB_TRANSFER = { # Set -> what it is put together from
     "SST2": _parts("stanfordnlp/sst2", dict(train="train"), ("label","sentence")) + _parts("SetFit/sst2", dict(validation="dev", test="test"), ("label","text")),
     "TREC": _parts("SetFit/TREC-QC", dict(train="train", test="test"), ("label_coarse_original","text")),
     "MRPC": _parts("nyu-mll/glue", dict(train="train", validation="train", test="test"), ("label","sentence1","sentence2"), "mrpc")}
-
-# %% ../../nbs/data/04_transfer.ipynb #e8d78589
-def read_repo(
-    source:Source, # Of kind "hub"
-    hub:Hub, # Repository and revision
-    config:str|None, # Name of the configuration; None: the only one
-    split:str, # The hub's name of the split; where there is just one, that one
-)->tuple[object,str]: # A `datasets.Dataset` in memory, and the label for the record
-    "One split of a repository, or of its mirror; `DataError` when it cannot be had"
-    from datasets import load_dataset
-    revision = hub.revision
-    if source.root:
-        place = dict(path=str(Path(source.root)/hub.repo))
-        if not Path(place["path"]).is_dir(): raise DataError(f"the mirror has no folder {hub.repo}")
-    else:
-        if revision == "main":
-            from huggingface_hub import HfApi
-            try: revision = HfApi().dataset_info(hub.repo, revision="main").sha
-            except Exception as e: raise DataError(f"the hub does not say what {hub.repo}@main is: {first_line(e)}") from e
-        place = dict(path=hub.repo, revision=revision)
-    label = source.label(hub.repo, revision)
-    with tempfile.TemporaryDirectory() as cache:               # a mirror is not worth a second copy
-        try: found = load_dataset(**place, name=config, cache_dir=cache if source.root else None, keep_in_memory=bool(source.root))
-        except Exception as e: raise DataError(f"{label}{f', {config}' if config else ''}, cannot be loaded: {first_line(e)}") from e
-    if split not in found and len(found) > 1: raise DataError(f"{label} has no split {split!r}: it has {', '.join(found)}")
-    return found[split if split in found else next(iter(found))], label
-
-# %% ../../nbs/data/04_transfer.ipynb #fcf2b117
-def take_columns(
-    data:object, # A `datasets.Dataset`
-    columns:Sequence[str], # The columns wanted
-    label:str, # For the error
-)->list[tuple]: # Rows in the order of `columns`
-    "The rows of a data set; `DataError` for a column that it lacks"
-    for c in columns:
-        if c not in data.column_names: raise DataError(f"{label} has no column {c!r}: it has {', '.join(data.column_names)}")
-    return list(zip(*(data[c][:] for c in columns)))
 
 # %% ../../nbs/data/04_transfer.ipynb #008cfb97
 def hub_transfer(

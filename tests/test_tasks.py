@@ -10,10 +10,11 @@ from sfr_repro.data.sources import DataError
 from sfr_repro.data.retrieval import HUB_RETRIEVAL, retrieval_set
 from sfr_repro.data.sts import HUB, load_sts, sts_set
 from sfr_repro.data.transfer import transfer_set
+from sfr_repro.encode.cache import cache_folder, model_key, read_shards, text_key, write_shard
 from sfr_repro.encode.encoder import SentenceEncoder, weights_sha256
 from sfr_repro.evaluate.retrieval import evaluate_retrieval
 from sfr_repro.evaluate.sts import evaluate_sts
-from sfr_repro.evaluate.tasks import TASKS, cache_folder, evaluate_model, evaluate_tasks, model_key, mteb_model, read_shards, text_key, vectors_of, write_shard
+from sfr_repro.evaluate.tasks import TASKS, evaluate_model, evaluate_tasks, mteb_model, vectors_of
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -103,7 +104,7 @@ def test_shards_are_found_again_by_text_and_model(encoder, tmp_path):
     out = np.zeros((6,4), np.float32)
     there = read_shards(folder, {text_key(t):i for i,t in enumerate([*texts[::-1], "unknown"])}, out)
     assert there.tolist() == [True]*5+[False] and (out[:5] == x[::-1]).all()
-    assert sorted(p.suffix for p in folder.iterdir()) == [".npz"]
+    assert sorted(p.suffix for p in folder.iterdir()) == [".vectors"]
     other = SentenceEncoder.from_pretrained("sfr-mini", precision="fp32", pooler="max")
     assert cache_folder(other) != folder and model_key(other) == model_key(other)
 
@@ -121,17 +122,42 @@ def test_the_same_weights_under_another_configuration_are_another_model(encoder,
 
 def test_the_forward_pass_has_a_number_in_the_key(encoder, monkeypatch):
     before = model_key(encoder)
-    monkeypatch.setattr("sfr_repro.encode.teachers.FORWARD", 0)
+    monkeypatch.setattr("sfr_repro.encode.cache.FORWARD", 0)
     assert model_key(encoder) != before
 
-@pytest.mark.parametrize("what", ("cut","zip","width"))
-def test_a_damaged_file_is_named(encoder, what):
-    folder = cache_folder(encoder)
-    write_shard(folder, [text_key("A lamp.")], np.zeros((1, 3 if what=="width" else encoder.dim), np.float32))
-    path = next(folder.glob("*.npz"))
-    if what == "cut": path.write_bytes(path.read_bytes()[:-30])
-    if what == "zip": path.write_bytes(b"PK\x03\x04 and then something else")
-    with pytest.raises(ValueError, match=f"{path.name}: not a file of vectors of this model"): vectors_of(encoder, ["A lamp.", "Rain."])
+def flip(path, i):
+    "One wrong bit"
+    raw = bytearray(path.read_bytes()); raw[i] ^= 1 << i%8
+    path.write_bytes(raw)
+
+DAMAGES = {"cut": lambda path: path.write_bytes(path.read_bytes()[:-30]),
+           "empty": lambda path: path.write_bytes(b""),
+           "foreign": lambda path: path.write_bytes(b"PK\x03\x04 and then something else"),
+           "a bit of the checksum": lambda path: flip(path, 5),
+           "a bit of the key": lambda path: flip(path, path.read_bytes().index(text_key("A lamp."))),
+           "a bit of a vector": lambda path: flip(path, path.stat().st_size//2)}
+
+@pytest.mark.parametrize("what", DAMAGES)
+def test_a_damaged_file_is_a_miss_and_is_mended(encoder, what):
+    texts = ["A lamp.", "Rain."]
+    x = vectors_of(encoder, texts)
+    path = next(cache_folder(encoder).glob("*.vectors"))
+    whole = path.read_bytes()
+    DAMAGES[what](path)
+    assert path.read_bytes() != whole
+    assert (vectors_of(encoder, texts) == x).all() and path.read_bytes() == whole
+
+def test_files_of_another_width_another_model_or_an_older_format_are_misses(encoder):
+    folder,out = cache_folder(encoder), np.zeros((1, encoder.dim), np.float32)
+    wanted,ones = {text_key("A lamp."):0}, np.ones((1, encoder.dim), np.float32)
+    write_shard(folder, list(wanted), ones[:,:3])
+    assert not read_shards(folder, wanted, out).any()
+    write_shard(folder.parent/"another", list(wanted), ones)
+    for path in (folder.parent/"another").iterdir(): path.replace(folder/path.name)
+    np.savez(folder/"old.npz", keys=np.frombuffer(text_key("A lamp."), np.uint8).reshape(-1,16), vectors=ones)
+    assert not read_shards(folder, wanted, out).any() and not out.any()
+    write_shard(folder, list(wanted), ones)                              # control
+    assert read_shards(folder, wanted, out).all() and out.all()
 
 def test_a_cache_that_cannot_be_written_is_named(encoder, tmp_path):
     (tmp_path/"file").write_text("")
@@ -140,7 +166,7 @@ def test_a_cache_that_cannot_be_written_is_named(encoder, tmp_path):
 def test_cache_off_keeps_nothing(encoder, tmp_path):
     x = vectors_of(encoder, ["A lamp.", "Rain."], False)
     assert not (tmp_path/"cache").exists()
-    assert (vectors_of(encoder, ["A lamp.", "Rain."], None) == x).all() and len(list((tmp_path/"cache").rglob("*.npz"))) == 1
+    assert (vectors_of(encoder, ["A lamp.", "Rain."], None) == x).all() and len(list((tmp_path/"cache").rglob("*.vectors"))) == 1
 
 SLOW = """
 import sys, time; sys.path.insert(0, sys.argv[1])
@@ -158,7 +184,7 @@ class Counted(SentenceEncoder):
 def test_two_at_once_killed_and_taken_up_again(tmp_path):
     env = {**os.environ, "SFR_CACHE":str(tmp_path/"shared"), "OMP_NUM_THREADS":"1"}
     both = [subprocess.Popen([sys.executable, "-c", SLOW, str(ROOT)], env=env) for _ in range(2)]
-    files = lambda: list((tmp_path/"shared").rglob("*.npz"))
+    files = lambda: list((tmp_path/"shared").rglob("*.vectors"))
     deadline = time.monotonic()+240
     while len(files()) < 3 and time.monotonic() < deadline: time.sleep(.05)
     for p in both: p.send_signal(signal.SIGKILL); p.wait(60)

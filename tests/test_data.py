@@ -5,7 +5,7 @@ import pytest
 
 from sfr_repro.data.corpus import FOLDER_CORPORA, load_corpus
 from sfr_repro.data.sources import AREAS, HUB, DataError, Source, find_folder, hub_problem, read_tsv, resolve
-from sfr_repro.data.sts import COUNTS, STS_SETS, load_sts, sts_sets
+from sfr_repro.data.sts import STS_COUNTS, STS_SETS, load_sts, sts_sets
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = find_folder()[0]
@@ -25,7 +25,7 @@ def write_tsv(path, rows, head=HEAD):
 def folder(tmp_path, monkeypatch):
     "A data folder in the layout of SOURCES.md, every set at full size, of made-up sentences"
     root = tmp_path/"data"
-    for name,splits in COUNTS.items():
+    for name,splits in STS_COUNTS.items():
         if name not in STS_SETS: continue
         rows = [r for split,n in splits.items() for r in made_up(n, split)]
         write_tsv(root/f"sts/{name}.tsv", rows)
@@ -82,7 +82,7 @@ def test_records_hold_no_path(folder):
 
 @pytest.mark.parametrize("name", STS_SETS)
 def test_every_set_split_and_rendering(folder, name):
-    for split,n in COUNTS[name].items():
+    for split,n in STS_COUNTS[name].items():
         raw,senteval = (load_sts(name, split, r) for r in ("raw","senteval"))
         assert len(raw) == len(senteval) == n and raw.sentence1[0].lower() == senteval.sentence1[0] != raw.sentence1[0]
         assert (raw.scores == senteval.scores).all() and raw.subsets[:4] == ["part 0","part 1","part 2","part 0"]
@@ -128,9 +128,9 @@ def hub(tmp_path_factory):
     "Parquet for one, CSV for another, compressed JSON lines for a third, with the hub's names of splits"
     from datasets import Dataset
     root = tmp_path_factory.mktemp("hub")
-    for name in (n for n in COUNTS if n in HUB):
+    for name in (n for n in STS_COUNTS if n in HUB):
         place = root/HUB[name].repo; place.mkdir(parents=True)
-        for split,n in COUNTS[name].items():
+        for split,n in STS_COUNTS[name].items():
             data,stem = Dataset.from_dict(columns(n)), str(place/dict(dev="validation").get(split, split))
             if name == "STS-B": data.to_csv(stem+".csv")
             elif name == "STS13": data.to_json(stem+".jsonl.gz", compression="gzip")
@@ -141,11 +141,11 @@ def hub(tmp_path_factory):
     return Source("hub", root)
 
 def test_hub_ids_are_pinned():
-    assert all(len(h.revision) == 40 for n,h in HUB.items() if n != "wiki1m") and set(COUNTS)-{"SICK-R"} <= set(HUB)
+    assert all(len(h.revision) == 40 for n,h in HUB.items() if n != "wiki1m") and set(STS_COUNTS)-{"SICK-R"} <= set(HUB)
 
-@pytest.mark.parametrize("name", [n for n in COUNTS if n != "SICK-R-all"])
+@pytest.mark.parametrize("name", [n for n in STS_COUNTS if n != "SICK-R-all"])
 def test_hub_gives_the_same_content_as_a_folder(hub, folder, name):
-    for split in COUNTS[name] if name != "SICK-R" else ("test",):
+    for split in STS_COUNTS[name] if name != "SICK-R" else ("test",):
         there = load_sts(name, split, source=hub)
         if name == "SICK-R": assert (there.name, len(there)) == ("SICK-R-all", 9927)
         else: assert there.describe()["sha256"] == load_sts(name, split).describe()["sha256"]
@@ -218,7 +218,7 @@ def test_embedded_stands_in_and_says_so(monkeypatch):
 @needs_folder
 def test_real_sets_have_their_counts_and_one_order_in_both_renderings():
     for name in STS_SETS:
-        for split in COUNTS[name]:
+        for split in STS_COUNTS[name]:
             raw,senteval = (load_sts(name, split, r, FOLDER) for r in ("raw","senteval"))
             assert (raw.scores == senteval.scores).all() and raw.subsets == senteval.subsets
     assert len(set(load_sts("STS12", source=FOLDER).subsets)) == 5 and len(set(load_sts("STS13", source=FOLDER).subsets)) == 3

@@ -7,7 +7,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from sfr_repro.data.retrieval import COUNTS, HUB_RETRIEVAL, LEFT_OUT, RERANKING, RETRIEVAL_SETS, load_retrieval, retrieval_set, retrieval_sets
+from sfr_repro.data.retrieval import RETRIEVAL_COUNTS, HUB_RETRIEVAL, LEFT_OUT, RERANKING, RETRIEVAL_SETS, load_retrieval, retrieval_set, retrieval_sets
 from sfr_repro.data.sources import DataError, Source, find_folder
 from sfr_repro.evaluate.retrieval import MEASURES, evaluate_retrieval, measure, rerank, search, unit64
 from sfr_repro.evaluate.alignment import alignment, uniformity
@@ -240,7 +240,7 @@ def test_without_the_library_the_error_names_it(monkeypatch):
 @needs_folder
 def test_the_real_collections_are_read_whole():
     found = {n: load_retrieval(n, FOLDER) for n in RETRIEVAL_SETS}
-    for name,counts in COUNTS.items():
+    for name,counts in RETRIEVAL_COUNTS.items():
         if counts: assert (len(found[name].docs), len(found[name])) == counts[:2]
     assert [len(found["quora_dup"]._twins), len(found["cranfield"]._twins)] == [3846, 0] and found["trecqa"].reranking
 

@@ -8,7 +8,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedKFold
 
 from sfr_repro.data.sources import DataError, Source, find_folder
-from sfr_repro.data.transfer import CLASSES, COUNTS, HUB_TRANSFER, TRANSFER_SETS, load_transfer, transfer_set, transfer_sets
+from sfr_repro.data.transfer import CLASSES, TRANSFER_COUNTS, HUB_TRANSFER, TRANSFER_SETS, load_transfer, transfer_set, transfer_sets
 from sfr_repro.evaluate.transfer import CS, SEED, cross_validate, evaluate_transfer, fit, fit_path, nested, pair_features, score_set, senteval_order
 
 FOLDER = find_folder()[0]
@@ -38,7 +38,7 @@ def toy(name="toy", n=60, splits=("all",), classes=("bad","good"), seed=0):
 
 def test_folder_sets_have_their_counts_and_labels(tmp_path):
     (tmp_path/"transfer").mkdir()
-    for name,splits in COUNTS.items():
+    for name,splits in TRANSFER_COUNTS.items():
         pair = "\tMore text." if name in ("MRPC","SICK-E") else ""
         rows = [f"{s}\t{CLASSES[name][i%len(CLASSES[name])]}\tLamp {i}.{pair}" for s,n in splits.items() for i in range(n)]
         (tmp_path/f"transfer/{name}.tsv").write_text("\n".join(["split\tlabel\tsentence1"+("\tsentence2" if pair else ""), *rows])+"\n")
@@ -69,7 +69,7 @@ def test_hub_sets_from_a_mirror(tmp_path):
             data = {part.columns[0]: label if name=="TREC" else list(map(int, label)), names[part.columns[1]]: [f"Lamp {i}." for i in range(n)]}
             Dataset.from_dict(data).to_parquet(place/f"{part.split}.parquet")
         found = load_transfer(name, Source("hub", tmp_path))
-        assert found.counts == COUNTS[name] and found.classes == CLASSES[name] and found.source.startswith("mirror ")
+        assert found.counts == TRANSFER_COUNTS[name] and found.classes == CLASSES[name] and found.source.startswith("mirror ")
     assert found.places[5452] == "mirror SetFit/TREC-QC test row 1"
     with pytest.raises(DataError, match="the mirror has no folder jxm/mpqa"): load_transfer("MPQA", Source("hub", tmp_path))
 
@@ -199,7 +199,7 @@ def test_constant_vectors_score_the_commonest_class():
 
 @needs_folder
 def test_the_real_sets_are_read_whole():
-    for name in (*TRANSFER_SETS, "SICK-E"): assert load_transfer(name, FOLDER).counts == COUNTS[name]
+    for name in (*TRANSFER_SETS, "SICK-E"): assert load_transfer(name, FOLDER).counts == TRANSFER_COUNTS[name]
 
 @needs_folder
 def test_bags_of_words_tell_questions_apart():

@@ -43,11 +43,11 @@ def test_saved_settings_are_used_and_can_be_overruled(mini, tmp_path):
 def _tiny(kind, tmp_path):
     "A random model of another architecture, saved with sfr-mini's tokenizer"
     from transformers import AutoConfig, AutoModel, AutoTokenizer
-    from sfr_repro.encode.encoder import _locate
+    from sfr_repro.encode.encoder import model_folder
     small = dict(hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64, vocab_size=12288, max_position_embeddings=66, pad_token_id=0)
     if kind == 'distilbert': small = dict(dim=32, n_layers=2, n_heads=2, hidden_dim=64, vocab_size=12288, max_position_embeddings=64, pad_token_id=0)
     AutoModel.from_config(AutoConfig.for_model(kind, **small)).save_pretrained(tmp_path/kind)
-    AutoTokenizer.from_pretrained(_locate('sfr-mini')).save_pretrained(tmp_path/kind)
+    AutoTokenizer.from_pretrained(model_folder('sfr-mini')).save_pretrained(tmp_path/kind)
     return tmp_path/kind
 
 @pytest.mark.parametrize('kind', ['bert', 'roberta', 'distilbert', 'mpnet'])

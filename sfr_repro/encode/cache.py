@@ -120,7 +120,8 @@ def check_unit_vectors(
 )->Tensor: # `x`
     "Unit, finite, and one per sentence, or a `UserError`"
     if x.ndim != 2:
-        raise UserError(f"teacher {name} has vectors of shape {tuple(x.shape)}: it must be ({n}, D)")
+        shape = tuple(x.shape)
+        raise UserError(f"teacher {name} has vectors of shape {shape}: it must be ({n}, D)")
     if len(x) != n:
         raise UserError(f"teacher {name} has {len(x)} vectors: the corpus has {n} sentences")
     if not x.isfinite().all():
@@ -166,7 +167,8 @@ def write_shard(
     "Keep some vectors, all or none"
     joined = b"".join(keys)
     path = folder/f"{hashlib.sha256(joined).hexdigest()[:32]}.vectors"
-    write_vectors(path, folder.name, keys=np.frombuffer(joined, np.uint8).reshape(-1,16), vectors=vectors)
+    table = np.frombuffer(joined, np.uint8).reshape(-1,16)
+    write_vectors(path, folder.name, keys=table, vectors=vectors)
 
 # %% ../../nbs/encode/03_cache.ipynb #becd4860
 def read_shards(

@@ -23,7 +23,8 @@ def teacher_vectors(
 )->Tensor: # float32, `(n, D)`, unit rows, on the CPU
     "Unit vectors of a corpus, from the cache where they are there"
     def compute(): return unit_rows(torch.from_numpy(encoder.encode(sentences, progress=progress)))
-    return cached_vectors(vectors_key(encoder, sentences), compute, len(sentences), encoder.name, cache)
+    key = vectors_key(encoder, sentences)
+    return cached_vectors(key, compute, len(sentences), encoder.name, cache)
 
 # %% ../../nbs/encode/04_teachers.ipynb #cd34c035
 def frozen_teacher(

@@ -17,7 +17,7 @@ from sfr_repro.core.records import code_state
 from sfr_repro.data.transfer import load_transfer
 from sfr_repro.encode.encoder import SentenceEncoder, weights_sha256
 from sfr_repro.evaluate.tasks import vectors_of
-from sfr_repro.evaluate.transfer import CS, FOLDS, SEED, cross_validate, fit, pair_features, score_set, senteval_order
+from sfr_repro.evaluate.transfer import CS, FOLDS, SEED, cross_validate, fit_regression, pair_features, score_transfer, senteval_order
 
 CSV = ROOT/'nbs'/'records'/'published'/'transfer_departures.csv'
 SETS = ('CR', 'MRPC', 'TREC')                        # without splits, pairs, more than two classes
@@ -57,7 +57,7 @@ class Penalised:
 class Solved:
     "The classifier here"
     def __init__(self, C): self.C = C
-    def fit(self, x, y): return fit(x, y, self.C)
+    def fit(self, x, y): return fit_regression(x, y, self.C)
 
 def choose(make, values, held=False):
     "`train(x, y)` that takes the first of the best values by ten folds; with `held`, the held-out fold says when to stop too"
@@ -74,7 +74,7 @@ def without_a_twentieth(Cs):
     "The classifier here, fitted at last on what a random twentieth leaves"
     def train(x, y):
         kept = np.random.RandomState(SEED).permutation(len(x))[len(x)//20:]
-        return fit(x[kept], y[kept], cross_validate(x, y, Cs)[0].C)
+        return fit_regression(x[kept], y[kept], cross_validate(x, y, Cs)[0].C)
     return train
 
 def accuracy(d, x, train, ordered=True):
@@ -91,7 +91,7 @@ def variants(d, x):
     n = .81*len(d) if whole else .9*len(d.rows('train'))
     rest = (lambda make: lambda C: OneVsRestClassifier(make(C))) if many else (lambda make: make)
     sklearn = lambda **k: lambda C: LogisticRegression(C=C, **k)
-    found = {'here': lambda: score_set(d, x).accuracy,
+    found = {'here': lambda: score_transfer(d, x).accuracy,
         'intercept penalised': lambda: accuracy(d, x, choose(Penalised, Cs)),
         'SentEval, scikit-learn (liblinear)': lambda: accuracy(d, x, choose(rest(sklearn(solver='liblinear', random_state=SEED)), Cs)),
         'SentEval, PyTorch (Adam)': lambda: accuracy(d, x, choose(Adam, DECAYS, held=True)),
@@ -100,7 +100,7 @@ def variants(d, x):
         'folds dealt in the order of the file': lambda: accuracy(d, x, choose(Solved, Cs), ordered=False),
         "scikit-learn's default solver and tolerance (lbfgs)": lambda: accuracy(d, x, choose(sklearn(), Cs))}
     if many: found['one class against the rest'] = lambda: accuracy(d, x, choose(rest(sklearn(solver='newton-cholesky', tol=1e-6, max_iter=1000)), Cs))
-    return found | {f'folds of seed {SEED+s}': lambda s=s: score_set(d, x, SEED+s).accuracy for s in (1,2,3,4)}
+    return found | {f'folds of seed {SEED+s}': lambda s=s: score_transfer(d, x, SEED+s).accuracy for s in (1,2,3,4)}
 
 def features(d, encoder):
     "What the classifier reads, in float64"

@@ -9,7 +9,7 @@ from sklearn.model_selection import StratifiedKFold
 
 from sfr_repro.data.sources import DataError, Source, find_folder
 from sfr_repro.data.transfer import CLASSES, TRANSFER_COUNTS, HUB_TRANSFER, TRANSFER_SETS, load_transfer, transfer_set, transfer_sets
-from sfr_repro.evaluate.transfer import CS, SEED, cross_validate, evaluate_transfer, fit, fit_path, nested, pair_features, score_set, senteval_order
+from sfr_repro.evaluate.transfer import CS, SEED, cross_validate, evaluate_transfer, fit_regression, regression_path, nested_cross_validate, pair_features, score_transfer, senteval_order
 
 FOLDER = find_folder()[0]
 needs_folder = pytest.mark.skipif(FOLDER is None or not (FOLDER/"transfer").is_dir(), reason="no data folder with transfer sets")
@@ -122,35 +122,35 @@ def gradient(m, x, y, C):
 def test_the_fit_minimises_the_equation(classes):
     x,y = clouds(120, classes=classes)
     for C in (CS["all"][0], CS["test"][-1]):
-        for m in (fit(x, y, C), fit_path(x, y, (C/2, C))[1]): assert gradient(m, x, y, C) < 1e-5*C*len(x)
+        for m in (fit_regression(x, y, C), regression_path(x, y, (C/2, C))[1]): assert gradient(m, x, y, C) < 1e-5*C*len(x)
         assert gradient(LogisticRegression(C=C, max_iter=3).fit(x, y), x, y, C) > 1e-4*C*len(x)      # control: on the way there it is not
 
 def test_nested_search_sees_the_training_part_only():
     x,y = clouds(150, apart=.3)
     outer = list(StratifiedKFold(10, shuffle=True, random_state=SEED).split(x, y))
-    accuracies,_,chosen = nested(x, y)
+    accuracies,_,chosen = nested_cross_validate(x, y)
     for (train,test),a,C in zip(outer[:1], accuracies, chosen):
         table = []
         for c in CS["all"]:
             inner = StratifiedKFold(10, shuffle=True, random_state=SEED).split(x[train], y[train])
-            table.append(round(np.mean([fit(x[train][i], y[train][i], c).score(x[train][o], y[train][o]) for i,o in inner]), 4))
+            table.append(round(np.mean([fit_regression(x[train][i], y[train][i], c).score(x[train][o], y[train][o]) for i,o in inner]), 4))
         assert C == CS["all"][int(np.argmax(table))]
-        assert a == pytest.approx(fit(x[train], y[train], C).score(x[test], y[test]))
+        assert a == pytest.approx(fit_regression(x[train], y[train], C).score(x[test], y[test]))
 
 def test_dice_are_not_beaten():
     x = np.random.default_rng(0).normal(size=(300,10))
-    assert abs(nested(x, np.arange(300)%2)[0].mean()-.5) < .09
+    assert abs(nested_cross_validate(x, np.arange(300)%2)[0].mean()-.5) < .09
 
 def test_each_kind_of_split_has_its_protocol():
     x = lambda d: words(d.sentence1)
     for splits,spread in ((("all",),True), (("train","train","test"),False), (("train","dev","test"),False), (("train","trial","test"),False)):
         d = toy(n=90, splits=splits)
-        s = score_set(d, x(d))
+        s = score_transfer(d, x(d))
         assert (s.spread is not None) == spread and s.f1 is None and len(s.C) == (10 if spread else 1) and s.accuracy > .8
     d = toy(n=200, splits=("train","test"))
     train = senteval_order(d, d.rows("train"))
     model,dev = cross_validate(words(d.sentence1)[train].astype(float), d.labels[train], CS["test"])
-    assert score_set(d, words(d.sentence1)).dev == pytest.approx(dev) and score_set(d, words(d.sentence1)).C == (model.C,)
+    assert score_transfer(d, words(d.sentence1)).dev == pytest.approx(dev) and score_transfer(d, words(d.sentence1)).C == (model.C,)
 
 def test_order_is_by_length_then_label():
     d = transfer_set("order", [("r","all","b","one two"), ("r","all","a","one"), ("r","all","a","one two"), ("r","all","b","one"), ("r","all","a","one")])

@@ -9,7 +9,7 @@ from torch.utils._pytree import tree_leaves
 
 from sfr_repro.data.retrieval import RETRIEVAL_COUNTS, HUB_RETRIEVAL, LEFT_OUT, RERANKING, RETRIEVAL_SETS, load_retrieval, retrieval_set, retrieval_sets
 from sfr_repro.data.sources import DataError, Source, find_folder
-from sfr_repro.evaluate.retrieval import MEASURES, evaluate_retrieval, measure, rerank, search, unit64
+from sfr_repro.evaluate.retrieval import MEASURES, evaluate_retrieval, ranking_measures, rerank, search, unit64
 from sfr_repro.evaluate.alignment import alignment, uniformity
 
 FOLDER = find_folder()[0]
@@ -190,7 +190,7 @@ def test_measures_equal_their_equations():
     g = np.random.default_rng(0)
     ranked = [list(map(int, g.permutation(1500)[:g.integers(1,1000)])) for _ in range(300)]
     judged = [{int(d): int(g.integers(0,5)) for d in g.permutation(1500)[:40]} | {0:1} for _ in ranked]
-    found = measure(ranked, judged)
+    found = ranking_measures(ranked, judged)
     np.testing.assert_allclose(np.stack(list(found.values()), 1), [loops(r,j) for r,j in zip(ranked, judged)], rtol=1e-6, atol=1e-12)
     assert list(found) == list(MEASURES)
 
@@ -233,7 +233,7 @@ def test_bad_vectors_are_refused(kind):
 
 def test_without_the_library_the_error_names_it(monkeypatch):
     monkeypatch.setattr("sfr_repro.evaluate.retrieval.find_spec", lambda name: None)
-    with pytest.raises(ValueError, match="pip install pytrec-eval-terrier"): measure([[0]], [{0:1}])
+    with pytest.raises(ValueError, match="pip install pytrec-eval-terrier"): ranking_measures([[0]], [{0:1}])
 
 # --- the real collections ---------------------------------------------------------------------------------------------
 

@@ -32,7 +32,7 @@ from ..encode.piece_vectors import ppmi_vectors
 from ..encode.teachers import frozen_teacher, self_teacher, teacher_vectors
 from ..evaluate.geometry import geometry_probe
 from ..evaluate.sts import evaluate_sts
-from ..evaluate.tasks import evaluate_tasks, gather as read_tasks
+from ..evaluate.tasks import evaluate_tasks, read_tasks
 from ..losses.registry import Loss, load_losses, make_loss
 from .distributed import check_share, join_processes
 from .trainer import BEST, freeze_embeddings, train

@@ -4,11 +4,12 @@
 
 # %% auto #0
 __all__ = ['RETRIEVAL_SETS', 'RETRIEVAL_COUNTS', 'GRADES', 'HUB_RETRIEVAL', 'RERANKING', 'LEFT_OUT', 'RetrievalSet',
-           'identified_rows', 'read_judgements', 'check_grade', 'candidate_positions', 'retrieval_set',
+           'identified_rows', 'read_judgements', 'positions', 'check_grade', 'candidate_positions', 'retrieval_set',
            'check_retrieval_counts', 'rerank_file', 'folder_retrieval', 'hub_texts', 'hub_retrieval', 'load_retrieval',
            'retrieval_sets']
 
 # %% ../../nbs/data/05_retrieval.ipynb #7dd96743
+import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -54,15 +55,16 @@ class RetrievalSet:
     @cached_property
     def _twins(self):
         where,twins = {i:k for k,i in enumerate(self.doc_ids)}, {}
-        for q,(i,text) in enumerate(zip(self.query_ids, self.queries)):
+        for q,(i,text) in enumerate(zip(self.query_ids, self.queries, strict=True)):
             doc = self.docs[where[i]] if i in where else None
             if doc is not None and (doc==text or doc.endswith(" "+text)): twins[q] = where[i]
         return twins
 
     def describe(self)->dict: # Keys `name source rows sha256 rendering`
         "An entry of a record's `data`"
-        rows = [*zip(self.doc_ids, self.docs), *zip(self.query_ids, self.queries)]
-        for query,judged in zip(self.query_ids, self.judged):
+        rows = list(zip(self.doc_ids, self.docs, strict=True))
+        rows += zip(self.query_ids, self.queries, strict=True)
+        for query,judged in zip(self.query_ids, self.judged, strict=True):
             rows += [(query, self.doc_ids[doc], str(grade)) for doc,grade in sorted(judged.items())]
         return describe(f"retrieval/{self.name}/{self.split}", self.source, rows)
 
@@ -93,7 +95,7 @@ def read_judgements(
     doc_ids:Sequence[str], # `n` identifiers
 )->list[dict[int,int]]: # For each query: position of a document -> grade
     "Judgements by position, each of them checked"
-    query,doc = ({i:k for k,i in enumerate(ids)} for ids in (query_ids, doc_ids))
+    query,doc = positions(query_ids), positions(doc_ids)
     judged = [{} for _ in query_ids]
     for place,q,d,grade in judgements:
         if q not in query:
@@ -105,6 +107,12 @@ def read_judgements(
             what = f"the document {d!r} for the query {q!r}"
             raise DataError(f"{place} judges {what} a second time, with another grade")
     return judged
+
+def positions(
+    ids:Sequence[str], # Each once
+)->dict[str,int]: # Identifier -> position
+    "Look up identifiers"
+    return {i:k for k,i in enumerate(ids)}
 
 def check_grade(
     grade:str|int, # As read
@@ -152,15 +160,15 @@ def retrieval_set(
     if not keep: raise DataError(f"{name} has no query with a judgement above 0")
     for i in keep:
         if not asked[i].strip(): raise DataError(f"{query_places[i]} has an empty query")
+    def kept(column): return [column[i] for i in keep]
+    query_places,query_ids = kept(query_places), kept(query_ids)
     lists = None
     if candidates is not None:
-        doc = {i:k for k,i in enumerate(doc_ids)}
-        lists = [candidate_positions(name, query_places[i], query_ids[i],
-                                     candidates.get(query_ids[i]), doc) for i in keep]
-    query_ids,asked,judged,query_places = ([column[i] for i in keep] for column in
-                                           (query_ids, asked, judged, query_places))
-    return RetrievalSet(name, doc_ids, texts, query_ids, asked, judged, lists, None, split, source,
-                        doc_places, query_places)
+        doc = positions(doc_ids)
+        lists = [candidate_positions(name, place, i, candidates.get(i), doc)
+                 for place,i in zip(query_places, query_ids, strict=True)]
+    return RetrievalSet(name, doc_ids, texts, query_ids, kept(asked), kept(judged), lists, None,
+                        split, source, doc_places, query_places)
 
 # %% ../../nbs/data/05_retrieval.ipynb #363d59cc
 def check_retrieval_counts(
@@ -168,7 +176,8 @@ def check_retrieval_counts(
     where:str, # For the error
 )->RetrievalSet: # The same
     "`DataError` when a set of a known name has other numbers than it should"
-    judgements = sum(sum(grade > 0 for grade in j.values()) for j in data.judged)
+    grades = itertools.chain.from_iterable(j.values() for j in data.judged)
+    judgements = sum(grade > 0 for grade in grades)
     found,expected = (len(data.docs), len(data), judgements), RETRIEVAL_COUNTS.get(data.name)
     if not expected or found == expected: return data
     has = f"{found[0]} documents, {found[1]} judged queries, {found[2]} judgements"

@@ -259,7 +259,7 @@ def take_columns(
         if c not in data.column_names:
             there = ", ".join(data.column_names)
             raise DataError(f"{label} has no column {c!r}: it has {there}")
-    return list(zip(*(data[c][:] for c in columns)))
+    return list(zip(*(data[c][:] for c in columns), strict=True))
 
 # %% ../../nbs/data/00_sources.ipynb #3f6b1d02
 def read_hub_split(

@@ -46,7 +46,8 @@ class STSSet:
 
     def describe(self)->dict: # Keys `name source rows sha256 rendering`
         "An entry of a record's `data`"
-        rows = list(zip(map(repr, self.scores.tolist()), self.sentence1, self.sentence2))
+        scores = map(repr, self.scores.tolist())
+        rows = list(zip(scores, self.sentence1, self.sentence2, strict=True))
         return describe(f"sts/{self.name}/{self.split}", self.source, rows, self.rendering)
 
 # %% ../../nbs/data/02_sts.ipynb #f62829ec

@@ -55,7 +55,8 @@ class TransferSet:
     def describe(self)->dict: # Keys `name source rows sha256 rendering`
         "An entry of a record's `data`"
         labels = [self.classes[y] for y in self.labels]
-        rows = zip(self.splits, labels, self.sentence1, self.sentence2 or [""]*len(self))
+        seconds = self.sentence2 or [""]*len(self)
+        rows = zip(self.splits, labels, self.sentence1, seconds, strict=True)
         senteval = self.source=="folder" and self.name in TRANSFER_COUNTS
         rendering = "senteval" if senteval else "raw"
         return describe(f"transfer/{self.name}", self.source, list(rows), rendering)
@@ -96,7 +97,8 @@ def check_labels(
         place,split = data.places[train[0]], data.splits[train[0]]
         what = f"only the label {data.classes[min(there)]!r} in its split {split!r}"
         raise DataError(f"{place}: {data.name} has {what}: a classifier needs at least two")
-    for place,split,y in zip(data.places, data.splits, data.labels.tolist()):
+    rows = zip(data.places, data.splits, data.labels.tolist(), strict=True)
+    for place,split,y in rows:
         if y not in there:
             what = f"the label {data.classes[y]!r} in split {split!r}"
             raise DataError(f"{place} has {what}, which no row of split 'train' has")
@@ -112,9 +114,9 @@ def transfer_set(
     "Make a set from rows, each of them checked; their places are for errors"
     if not (rows := list(rows)): raise DataError(f"{name} has no row")
     check_values(name, rows)
-    places,splits,labels,*sentences = zip(*rows)
+    places,splits,labels,*sentences = zip(*rows, strict=True)
     allowed = tuple(classes or sorted(set(labels)))
-    for place,split,label in zip(places, splits, labels):
+    for place,split,label in zip(places, splits, labels, strict=True):
         if label not in allowed or not label:
             there = ", ".join(filter(None, allowed))
             raise DataError(f"{place} has the label {label!r}: {name} has {there}")

@@ -183,7 +183,7 @@ def read_shards(
         if shard is None or shard["vectors"].shape[1:] != out.shape[1:]: continue
         hits = [(i, wanted[k]) for i,k in enumerate(map(bytes, shard["keys"])) if k in wanted]
         if not hits: continue
-        kept,rows = map(list, zip(*hits))
+        kept,rows = map(list, zip(*hits, strict=True))
         out[rows] = shard["vectors"][kept]
         there[rows] = True
     return there

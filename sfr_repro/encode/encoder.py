@@ -231,7 +231,7 @@ def pad_ids(
     "A rectangle from lists of ids"
     T = max(map(len, ids))
     out = torch.full((len(ids),T), pad)
-    for row,x in zip(out, ids): row[:len(x)] = torch.as_tensor(x)
+    for row,x in zip(out, ids, strict=True): row[:len(x)] = torch.as_tensor(x)
     lengths = torch.tensor([len(x) for x in ids])
     return out, (torch.arange(T) < lengths[:,None]).long()
 

@@ -6,6 +6,7 @@
 __all__ = ['plain_tokenizer', 'Pieces', 'to_pieces', 'cooccurrence', 'ppmi', 'svd_vectors', 'piece_averages', 'ppmi_vectors']
 
 # %% ../../nbs/encode/05_piece_vectors.ipynb #dd3470ba
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,7 +70,7 @@ def cooccurrence(
     while cuts[-1] < len(text):
         end = text.offsets[cuts[-1]]+chunk
         cuts.append(max(cuts[-1]+1, int(np.searchsorted(text.offsets, end, "right"))-1))
-    for a,b in zip(cuts, cuts[1:]):
+    for a,b in itertools.pairwise(cuts):
         x = text.ids[text.offsets[a]:text.offsets[b]].astype(np.int32)
         sentence = np.repeat(np.arange(a,b), np.diff(text.offsets[a:b+1]))
         for d in range(1, window+1):

@@ -184,7 +184,7 @@ def retrieval_metrics(
 )->dict[str,float]: # For example `{"retrieval/cisi/test/all/ndcg@10": 0.3}`
     "A result under the keys of a record; a stroke in a set's name becomes a dot"
     metrics = {}
-    for d,s in zip(result.data, result.scores.values()):
+    for d,s in zip(result.data, result.scores.values(), strict=True):
         _,*name,split = d["name"].split("/")
         metrics |= {f"retrieval/{'.'.join(name)}/{split}/all/{n}": v for n,v in s.measures.items()}
     return metrics

@@ -123,7 +123,7 @@ def check_vectors(
     bad = ~finite | ~x.any(1)
     if not bad.any(): return
     for data in sets:
-        for k,pair in enumerate(zip(data.sentence1, data.sentence2), 1):
+        for k,pair in enumerate(zip(data.sentence1, data.sentence2, strict=True), 1):
             for i,s in enumerate(pair, 1):
                 if not bad[row[s]]: continue
                 what = "is zero" if finite[row[s]] else "holds values that are not finite"

@@ -28,9 +28,9 @@ from .sts import (averaged_sets, check_set_names, distinct_rows, encode_with,
 
 # %% ../../nbs/evaluate/03_transfer.ipynb #41d90787
 CS = { # Kind of set -> values of C that are tried; the first of the best is taken
-    "all": tuple(2.**t for t in range(-2, 4)), # 10-fold cross-validation, again inside each fold
-    "test": tuple(2.**t for t in range(-1, 6)), # train and test: 10-fold cross-validation on train
-    "dev": tuple(2.**t for t in range(-2, 4))} # train, dev and test: one look at dev for each
+    "all": (.25, .5, 1., 2., 4., 8.), # 10-fold cross-validation, again inside each fold
+    "test": (.5, 1., 2., 4., 8., 16., 32.), # train and test: 10-fold cross-validation on train
+    "dev": (.25, .5, 1., 2., 4., 8.)} # train, dev and test: one look at dev for each
 FOLDS,SEED = 10,1111 # SentEval's
 
 # %% ../../nbs/evaluate/03_transfer.ipynb #c8dbd264
@@ -70,9 +70,10 @@ def senteval_order(
     rows:np.ndarray, # Positions of one split, `(n,)`
 )->np.ndarray: # The same, in SentEval's order
     "By number of words (of both sentences in turn), then by label"
-    parts = [part for part in (data.sentence1, data.sentence2) if part]
-    lengths = [np.array([len(part[i].split()) for i in rows]) for part in parts]
-    return rows[np.lexsort([data.labels[rows], *lengths[::-1]])]
+    def lengths(part): return np.array([len(part[i].split()) for i in rows])
+    keys = [data.labels[rows], lengths(data.sentence1)]
+    if data.sentence2: keys.insert(1, lengths(data.sentence2))
+    return rows[np.lexsort(keys)]
 
 # %% ../../nbs/evaluate/03_transfer.ipynb #1a0f2cc8
 def cross_validate(
@@ -238,7 +239,7 @@ def transfer_table(
     if result.f1: body.append(["F1", *(score_text(result.f1.get(n)) for n in result)])
     if len(result) > 1:
         head.append(f"average of {len(averaged)}")
-        for row,last in zip(body, (score_text(result.average), "")): row.append(last)
+        body = [[*row, score_text(result.average) if row[0]=="accuracy" else ""] for row in body]
     what = f"logistic regression on frozen vectors, test or mean of {FOLDS} folds"
     lines = [f"Accuracy x 100, {what}; data: {sources_text(result.data)}", "",
              pipe_table(head, body)]

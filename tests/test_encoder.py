@@ -3,7 +3,8 @@ import json
 import numpy as np
 import pytest
 import torch
-from sfr_repro.encode.encoder import POOLERS, EncoderError, SentenceEncoder, weights_sha256
+from sfr_repro.encode.encoder import POOLERS, SentenceEncoder, weights_sha256
+from sfr_repro.encode.loading import EncoderError
 
 SENTENCES = ['A dog runs over the field.', 'Interest rates fell.',
              'The third sentence of this little list is a good deal longer than the others.',
@@ -53,7 +54,7 @@ def test_saved_settings_are_used_and_can_be_overruled(mini, tmp_path):
 def _tiny(kind, tmp_path):
     "A random model of another architecture, saved with sfr-mini's tokenizer"
     from transformers import AutoConfig, AutoModel, AutoTokenizer
-    from sfr_repro.encode.encoder import model_folder
+    from sfr_repro.encode.loading import model_folder
     small = dict(hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64,
                  vocab_size=12288, max_position_embeddings=66, pad_token_id=0)
     if kind == 'distilbert':

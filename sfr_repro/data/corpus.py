@@ -165,14 +165,22 @@ def load_corpus(
 )->Corpus: # In reading order
     "Training sentences from folder, hub or package"
     names = [names] if isinstance(names, str) else list(names)
-    if not names: raise DataError("corpus names nothing: it must be a name or a file that ends in .txt or .txt.gz")
-    if sentences is not None and (isinstance(sentences, bool) or not isinstance(sentences, int) or sentences < 2): raise DataError(f"sentences is {sentences!r}: it must be None or an integer of at least 2")
+    if not names:
+        must = "it must be a name or a file that ends in .txt or .txt.gz"
+        raise DataError(f"corpus names nothing: {must}")
+    whole = isinstance(sentences, int) and not isinstance(sentences, bool)
+    if sentences is not None and (not whole or sentences < 2):
+        raise DataError(f"sentences is {sentences!r}: it must be None or an integer of at least 2")
     found = None if all(map(is_file_name, names)) else resolve(source, "corpus")
     if found and found.kind != "folder": corpus = stand_in(names, sentences, seed, found)
     else:
         rows = pick(file_blocks(corpus_files(names, found)), sentences, seed)
         texts = [decode(line, path, number).strip() for path,number,line in rows]
-        corpus = Corpus(texts, "+".join(Path(n).name for n in names), found.label() if found else "file", how_taken(sentences, seed))
-        if sentences and len(texts) < sentences: raise DataError(f"sentences is {sentences}: corpus {corpus.name} has {len(texts)}")
-    if len(corpus) < 2: raise DataError(f"corpus {corpus.name} has {('no sentence','one sentence')[len(corpus)]}: training needs at least 2")
+        name,label = "+".join(Path(n).name for n in names), found.label() if found else "file"
+        corpus = Corpus(texts, name, label, how_taken(sentences, seed))
+        if sentences and len(texts) < sentences:
+            raise DataError(f"sentences is {sentences}: corpus {corpus.name} has {len(texts)}")
+    if len(corpus) < 2:
+        there = "one sentence" if len(corpus) else "no sentence"
+        raise DataError(f"corpus {corpus.name} has {there}: training needs at least 2")
     return corpus

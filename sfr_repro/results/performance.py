@@ -43,7 +43,8 @@ from ..data.corpus import load_corpus
 from ..data.mini_sts import load_mini_corpus
 from ..data.sources import resolve
 from ..data.sts import STSSet, load_sts, sts_sets
-from ..encode.encoder import YARDSTICK, SentenceEncoder, model_folder, quiet_loading, make_head, resolve_precision, tokenize, weights_sha256
+from ..encode.encoder import SentenceEncoder, make_head, resolve_precision, tokenize, weights_sha256
+from ..encode.loading import YARDSTICK, model_folder, quiet_loading
 from ..encode.teachers import frozen_teacher
 from ..evaluate.geometry import add_batch, census, empty_geometry, frequent_types, geometry_probe, hidden_states, layer_values, lookups, make_plan, padded_batches, token_self_similarity
 from ..evaluate.sts import evaluate_sts

@@ -24,7 +24,8 @@ from ..core.config import SECTIONS, RunConfig, TrainConfig, _plain
 from ..core.notation import UserError
 from ..core.records import Record, pipe_table
 from ..data.mini_sts import load_mini_corpus
-from ..encode.encoder import YARDSTICK, model_folder, quiet_loading, first_position
+from ..encode.encoder import first_position
+from ..encode.loading import YARDSTICK, model_folder, quiet_loading
 from ..losses.registry import Loss
 from ..losses.tiled import tiled_form
 from .run import check_length, run, settle

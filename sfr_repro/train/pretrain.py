@@ -36,7 +36,8 @@ from ..core.notation import UserError, check_choice
 from ..core.records import Record, code_state, package_versions, read_record, write_record, write_whole
 from ..data.corpus import load_corpus
 from ..data.sts import load_sts, reference_set, sts_sets
-from ..encode.encoder import SentenceEncoder, quiet_loading, best_device, device_entry, resolve_precision, weights_sha256
+from ..encode.encoder import SentenceEncoder, best_device, device_entry, resolve_precision, weights_sha256
+from ..encode.loading import quiet_loading
 from ..encode.piece_vectors import Pieces, cooccurrence, piece_averages, ppmi, svd_vectors, to_pieces
 from ..evaluate.sts import evaluate_sts
 from .run import check_inputs, disk_errors, run_folder

@@ -11,7 +11,8 @@ from conftest import ROOT, quiet
 from sfr_repro.core.config import TrainConfig, load_experiment
 from sfr_repro.core.notation import UserError
 from sfr_repro.core.records import read_record, read_records
-from sfr_repro.encode.encoder import YARDSTICK, SentenceEncoder, best_device, make_head, tokenize
+from sfr_repro.encode.encoder import SentenceEncoder, best_device, make_head, tokenize
+from sfr_repro.encode.loading import YARDSTICK
 from sfr_repro.encode.packed import FastDropout, forward_packed
 from sfr_repro.losses.registry import make_loss
 from sfr_repro.train.plan import (AFTER, DEV, DEVICES, PROBE, TASK_TEXTS, Device, encoder_shape, forward_flops, measured_share, memory_of, plan, plan_steps,

@@ -6,9 +6,10 @@ from sfr_repro.core.config import load_experiment
 from sfr_repro.core.notation import UserError
 from sfr_repro.core.records import read_record
 from sfr_repro.data.mini_sts import load_mini_corpus
+from sfr_repro.encode.cache import check_unit_vectors
 from sfr_repro.encode.encoder import SentenceEncoder
 from sfr_repro.encode.piece_vectors import ppmi_vectors
-from sfr_repro.encode.teachers import check_vectors, frozen_teacher, self_teacher, teacher_vectors
+from sfr_repro.encode.teachers import frozen_teacher, self_teacher, teacher_vectors
 from sfr_repro.losses.registry import make_loss
 from sfr_repro.losses.softcse import softcse_temperature_energy, softcse_weight_energy
 from sfr_repro.results.softcse import comparable_runs, summary, variant, verdicts
@@ -33,11 +34,11 @@ def test_variants_train_from_their_settings(cache, tmp_path):
         path = run(small(*overrides), tmp_path/'runs', progress=False)
         return path.parent, read_record(path)
     folder, first = record('loss.name=softcse_weight', 'teacher.name=self')
-    assert first.trajectory[-1].step == 2 and first.trajectory[-1].loss > 0 and variant(first) == 'W1' and not list(cache.glob('*.npy'))
+    assert first.trajectory[-1].step == 2 and first.trajectory[-1].loss > 0 and variant(first) == 'W1' and not list(cache.glob('*.vectors'))
     second = record('loss.name=softcse_temperature', 'loss.rule=T2', 'teacher.name=ppmi')[1]
-    assert variant(second) == 'T2, teacher ppmi' and len(list(cache.glob('*.npy'))) == 1
+    assert variant(second) == 'T2, teacher ppmi' and len(list(cache.glob('*.vectors'))) == 1
     third = record('loss.name=softcse_weight', 'loss.rule=W4', f'teacher.name={folder/"model"}')[1]
-    assert variant(third).startswith('W4, teacher ') and len(list(cache.glob('*.npy'))) == 2
+    assert variant(third).startswith('W4, teacher ') and len(list(cache.glob('*.vectors'))) == 2
     assert len({r.trajectory[-1].loss for r in (first, second, third)}) == 3
     runs = comparable_runs([first, second, third])
     assert len(runs) == 3 and set(verdicts(runs).verdict) == {'no InfoNCE run to compare with'} and 'there is no verdict' in summary(runs)
@@ -88,14 +89,14 @@ def test_a_teacher_that_gives_no_number_is_refused(tmp_path, cache, monkeypatch,
     monkeypatch.setattr(SentenceEncoder, 'encode', lambda self, sentences, progress=True: np.full((len(sentences), 4), np.nan, np.float32))
     code, text = said(['run', 'smoke', '--out', tmp_path/'runs', *(x for s in (*SMALL, 'loss.name=softcse_weight', 'teacher.name=sfr-mini') for x in ('--set', s))], monkeypatch, capsys)
     assert code == 2 and 'teacher sfr-mini: the vector of sentence 0 is not finite' in text and 'Traceback' not in text
-    assert not list(cache.glob('*.npy'))
+    assert not list(cache.glob('*.vectors'))
 
 def test_vectors_are_checked():
     x = torch.eye(3, 5)
-    assert check_vectors(x, 3, 't') is x
+    assert check_unit_vectors(x, 3, 't') is x
     bad = {'not finite': x/0, 'has length 0.5: it must be 1': torch.cat([x[:2], x[2:]/2]), 'has 3 vectors: the corpus has 4 sentences': x, 'of shape (3,)': x[:, 0]}
     for text, vectors in bad.items():
-        with pytest.raises(UserError) as e: check_vectors(vectors, 4 if '4' in text else 3, 't')
+        with pytest.raises(UserError) as e: check_unit_vectors(vectors, 4 if '4' in text else 3, 't')
         assert text in str(e.value) and '\n' not in str(e.value)
 
 def test_weights_and_temperatures_are_checked():
@@ -112,7 +113,7 @@ def test_vectors_are_computed_once_and_belong_to_their_content(cache):
     encoder, sentences = SentenceEncoder.from_pretrained('sfr-mini', precision='fp32'), load_mini_corpus()[:30]
     first = teacher_vectors(encoder, sentences, progress=False)
     pieces = ppmi_vectors(encoder.tokenizer, sentences, width=8)
-    assert len(list(cache.glob('*.npy'))) == 2
+    assert len(list(cache.glob('*.vectors'))) == 2
     encoder.encode = None                                             # whoever asks now, fails
     assert torch.equal(teacher_vectors(encoder, sentences, progress=False), first)
     assert torch.equal(ppmi_vectors(encoder.tokenizer, sentences, width=8), pieces)

@@ -17,7 +17,7 @@ class Pair(NamedTuple):
     "Two sentences and how similar they are"
     split:str # "dev" or "test"
     genre:str # "news", "captions", "forum", "definitions" or "everyday"
-    kind:str # "plain", or what is hard: "negation", "numbers", "roles", "same_words" or "other_words"
+    kind:str # "plain", or hard: "negation", "numbers", "roles", "same_words" or "other_words"
     score:float # Similarity, 0 to 5 in halves
     sentence1:str
     sentence2:str
@@ -27,14 +27,16 @@ def asset_lines(
     name:str, # Of a file in the package's `assets`
 )->list[str]: # Its lines, without line feeds
     "A text file that ships in the package, UTF-8"
-    return (files("sfr_repro")/"assets"/name).read_text(encoding="utf-8").removesuffix("\n").split("\n")
+    text = (files("sfr_repro")/"assets"/name).read_text(encoding="utf-8")
+    return text.removesuffix("\n").split("\n")
 
 # %% ../../nbs/data/03_mini_sts.ipynb #2d1dfec4
 def load_mini_sts(
     split:str|None=None, # "dev" (150 pairs), "test" (350) or None for both
 )->list[Pair]: # In the order of the file: dev first
     "The project's own scored pairs, a smoke-level stand-in for an STS set"
-    if split not in (None,"dev","test"): raise ValueError(f"split is {split!r}: it must be 'dev', 'test' or None")
+    if split not in (None,"dev","test"):
+        raise ValueError(f"split is {split!r}: it must be 'dev', 'test' or None")
     rows = (line.split("\t") for line in asset_lines("mini_sts.tsv")[1:])
     return [Pair(s,g,k,float(score),a,b) for s,g,k,score,a,b in rows if split in (None,s)]
 
@@ -74,4 +76,6 @@ def load_second_scores(
 )->list[tuple[Pair,float]]: # 100 pairs, each with its second score
     "The pairs that were scored twice"
     rows = random.Random(0).sample(load_mini_sts(), 100)
-    return [(pair, float(line.split("\t")[1])) for pair,line in zip(rows, asset_lines("mini_sts_second.tsv")[1:], strict=True)]
+    lines = asset_lines("mini_sts_second.tsv")[1:]
+    scores = [float(line.split("\t")[1]) for line in lines]
+    return list(zip(rows, scores, strict=True))

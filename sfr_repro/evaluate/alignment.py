@@ -18,8 +18,12 @@ def check_unit(
     "`UserError` for the first row that is not finite, or has a length other than 1 or 0"
     for name,x in views.items():
         length = x.to(torch.promote_types(x.dtype, torch.float32)).norm(dim=1)
-        bad = ~(((length-1).abs() <= (1e-3 if x.dtype in (torch.float32,torch.float64) else 1e-2)) | (length==0))       # a nan is near nothing
-        if bad.any(): raise UserError(f"{name} row {(i := int(bad.nonzero()[0]))} has length {length[i]:.4g}: each row must be finite and of length 1")
+        tolerance = 1e-3 if x.dtype in (torch.float32,torch.float64) else 1e-2
+        bad = ~(((length-1).abs() <= tolerance) | (length==0))      # a nan is near nothing
+        if not bad.any(): continue
+        i = int(bad.nonzero()[0])
+        must = "each row must be finite and of length 1"
+        raise UserError(f"{name} row {i} has length {length[i]:.4g}: {must}")
 
 # %% ../../nbs/evaluate/01_alignment.ipynb #e8b9ffd3
 def alignment(
@@ -39,7 +43,8 @@ def uniformity(
 )->float: # 0 when all points coincide, lower when spread
     "Logarithm of the mean Gaussian potential over distinct pairs"
     check_positive(t=t, block=block)
-    if block != int(block): raise UserError(f"block is {block!r}: it must be a whole number, at least 1")
+    if block != int(block):
+        raise UserError(f"block is {block!r}: it must be a whole number, at least 1")
     (wide,_),block = as_views(h, h), int(block)
     check_unit(h=h)
     h = wide

@@ -43,7 +43,8 @@ from ..data.corpus import load_corpus
 from ..data.mini_sts import load_mini_corpus
 from ..data.sources import resolve
 from ..data.sts import STSSet, load_sts, sts_sets
-from ..encode.encoder import YARDSTICK, SentenceEncoder, _locate, _quiet, make_head, resolve_precision, tokenize, weights_sha256
+from ..encode.encoder import SentenceEncoder, make_head, resolve_precision, tokenize, weights_sha256
+from ..encode.loading import YARDSTICK, model_folder, quiet_loading
 from ..encode.teachers import frozen_teacher
 from ..evaluate.geometry import add_batch, census, empty_geometry, frequent_types, geometry_probe, hidden_states, layer_values, lookups, make_plan, padded_batches, token_self_similarity
 from ..evaluate.sts import evaluate_sts
@@ -185,7 +186,7 @@ def sentence_transformer(
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
     config = {} if dropout is None else {"hidden_dropout_prob":dropout, "attention_probs_dropout_prob":dropout}
-    with _quiet(): body = Transformer(_locate(name), max_seq_length=length, config_kwargs=config, model_kwargs={"dtype":torch.float32, "add_pooling_layer":False})
+    with quiet_loading(): body = Transformer(model_folder(name), max_seq_length=length, config_kwargs=config, model_kwargs={"dtype":torch.float32, "add_pooling_layer":False})
     return SentenceTransformer(modules=[body, Pooling(encoder_shape(name).width)], device="cpu")
 
 # %% ../../nbs/results/05_performance.ipynb #bbe3861c

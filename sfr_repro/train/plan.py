@@ -24,7 +24,8 @@ from ..core.config import SECTIONS, RunConfig, TrainConfig, _plain
 from ..core.notation import UserError
 from ..core.records import Record, pipe_table
 from ..data.mini_sts import load_mini_corpus
-from ..encode.encoder import YARDSTICK, _locate, _quiet, first_position
+from ..encode.encoder import first_position
+from ..encode.loading import YARDSTICK, model_folder, quiet_loading
 from ..losses.registry import Loss
 from ..losses.tiled import tiled_form
 from .run import check_length, run, settle
@@ -66,7 +67,7 @@ def encoder_config(
 )->PretrainedConfig:
     "The configuration of an encoder; its weights are not touched"
     if str(name) in PAPERS: return PAPERS[str(name)]
-    try: config = AutoConfig.from_pretrained(_locate(name), trust_remote_code=False)
+    try: config = AutoConfig.from_pretrained(model_folder(name), trust_remote_code=False)
     except UserError: raise
     except (OSError, ValueError, KeyError) as e:
         raise UserError(f"encoder.name is {str(name)!r}: its config is neither here nor to be had from the Hugging Face hub or its cache; known offline are {', '.join(PAPERS)}, sfr-mini and any folder") from e
@@ -280,7 +281,7 @@ def _reads(name):
     "The longest text that an encoder reads whole, as `SentenceEncoder.max_length`"
     config = encoder_config(name)
     places = config.max_position_embeddings - first_position(config)
-    return places if str(name) in PAPERS else min(places, get_tokenizer_config(_locate(name)).get("model_max_length", places))
+    return places if str(name) in PAPERS else min(places, get_tokenizer_config(model_folder(name)).get("model_max_length", places))
 
 # %% ../../nbs/train/04_plan.ipynb #18f54030
 def plan(
@@ -357,8 +358,8 @@ def stand_in(
     if name not in PAPERS: raise UserError(f"encoder.name is {name!r}: there are stand-ins for {', '.join(PAPERS)}")
     bert = name=="bert-base-uncased"
     place = Path(folder)/f"{name}-random{'' if bert else '-own-bpe'}"
-    tokenizer = AutoTokenizer.from_pretrained(_locate(YARDSTICK)) if bert else _own_bpe(PAPERS[name].vocab_size)
-    with torch.random.fork_rng(), _quiet():
+    tokenizer = AutoTokenizer.from_pretrained(model_folder(YARDSTICK)) if bert else _own_bpe(PAPERS[name].vocab_size)
+    with torch.random.fork_rng(), quiet_loading():
         torch.manual_seed(0)
         AutoModel.from_config(type(PAPERS[name])(**{**PAPERS[name].to_diff_dict(), **smaller}), add_pooling_layer=False).save_pretrained(place)
     tokenizer.save_pretrained(place)

@@ -36,7 +36,8 @@ from ..core.notation import UserError, check_choice
 from ..core.records import Record, code_state, package_versions, read_record, write_record, write_whole
 from ..data.corpus import load_corpus
 from ..data.sts import load_sts, reference_set, sts_sets
-from ..encode.encoder import SentenceEncoder, _quiet, best_device, device_entry, resolve_precision, weights_sha256
+from ..encode.encoder import SentenceEncoder, best_device, device_entry, resolve_precision, weights_sha256
+from ..encode.loading import quiet_loading
 from ..encode.piece_vectors import Pieces, cooccurrence, piece_averages, ppmi, svd_vectors, to_pieces
 from ..evaluate.sts import evaluate_sts
 from .run import check_inputs, disk_errors, run_folder
@@ -632,7 +633,7 @@ def export_encoder(
     shutil.rmtree(tmp, ignore_errors=True)
     bare = BertModel(model.config, add_pooling_layer=False)
     bare.load_state_dict(model.bert.state_dict())
-    with _quiet(): bare.half().save_pretrained(tmp)
+    with quiet_loading(): bare.half().save_pretrained(tmp)
     tokenizer.save(str(tmp/"tokenizer.json"))
     positions = {"model_max_length":model.config.max_position_embeddings}
     write_whole(tmp/"tokenizer_config.json", (json.dumps(TOKENIZER_CONFIG|positions, indent=2, sort_keys=True)+"\n").encode())

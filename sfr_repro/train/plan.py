@@ -20,7 +20,7 @@ from tokenizers import ByteLevelBPETokenizer
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoConfig, AutoModel, BertConfig, PretrainedConfig, RobertaConfig, RobertaTokenizerFast, AutoTokenizer
 from transformers.models.auto.tokenization_auto import get_tokenizer_config
-from ..core.config import SECTIONS, RunConfig, TrainConfig, _plain
+from ..core.config import SECTIONS, RunConfig, TrainConfig, with_tuples
 from ..core.notation import UserError
 from ..core.records import Record, pipe_table
 from ..data.mini_sts import load_mini_corpus
@@ -173,7 +173,7 @@ def measured_share(
 # %% ../../nbs/train/04_plan.ipynb #89309731
 def _config_of(record):
     "The setting of a record"
-    return RunConfig(record.experiment.name, record.seed, **{k: SECTIONS[k](**v) for k,v in _plain(record.config).items()})
+    return RunConfig(record.experiment.name, record.seed, **{k: SECTIONS[k](**v) for k,v in with_tuples(record.config).items()})
 
 # %% ../../nbs/train/04_plan.ipynb #b6373800
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 from transformers import BertConfig, BertForMaskedLM
+from ..core.notation import UserError
 from ..encode.encoder import best_device, resolve_precision
 from ..encode.piece_vectors import Pieces
 from .config import PretrainConfig
@@ -139,7 +140,7 @@ def learning_rate(
     step:int, # From 0; the first has a rate above 0
 )->float:
     "Learning rate of a step, on the line through the knots"
-    steps,shares = zip(*config.schedule)
+    steps,shares = zip(*config.schedule, strict=True)
     return config.lr*float(np.interp(step+(step < steps[1]), steps, shares))
 
 # %% ../../nbs/pretrain/02_model.ipynb #658d4596
@@ -220,6 +221,9 @@ def heldout_loss(
             logits = mlm_logits(p, x, where, config).float()
             total += F.cross_entropy(logits, labels.flatten(), reduction="sum").item()
             places += labels.numel()
+    if not places:
+        raise UserError(f"[pretrain] heldout_every is {config.heldout_every}: "
+                        f"no held-out sentence has 3 pieces")
     return total/places
 
 def _device(p): return p["bert.embeddings.word_embeddings.weight"].device

@@ -8,6 +8,7 @@ __all__ = ['HELDOUT', 'TOKENIZER_CONFIG', 'CARD', 'prepare', 'save_checkpoint', 
 
 # %% ../../nbs/pretrain/03_recipe.ipynb #c6be4f80
 import json
+import math
 import os
 import shutil
 import signal
@@ -50,7 +51,8 @@ def prepare(
         folder.mkdir(parents=True, exist_ok=True)
         tokenizer = train_tokenizer(sentences, config.vocab)
         if (found := tokenizer.get_vocab_size()) != config.vocab:
-            raise UserError(f"vocab is {config.vocab}: this text gives only {found} pieces")
+            size = f"only {found}" if found < config.vocab else f"at least {found}"
+            raise UserError(f"vocab is {config.vocab}: this text gives {size} pieces")
         tokenizer.save(str(folder/"tokenizer.json"))
         text = to_pieces(sentences, tokenizer)
         np.save(folder/"ids.npy", text.ids); np.save(folder/"offsets.npy", text.offsets)
@@ -118,6 +120,12 @@ HELDOUT = "mlm/heldout/all/mean/loss" # Key of the held-out loss, in nats a piec
 
 def _point(step, loss, lr, metrics): return {"step":step, "loss":loss, "lr":lr, "metrics":metrics}
 
+def _check_finite(step, what, value):
+    "Stop a training that has nothing left to learn with"
+    if not math.isfinite(value):
+        raise UserError(f"step {step}: {what} became {value}: try a lower lr, or a clip above 0")
+    return value
+
 def _begin(learner, text, rows, measure, folder):
     "The state to go on from, and the batches of its epoch"
     c = learner.config
@@ -151,8 +159,10 @@ def _one_step(learner, text, rows, batches, state):
 
 def _note(learner, state, measure, bar):
     "A point of the trajectory"
-    metrics = {"mlm/train/all/sum/pieces": float(state["pieces"])} | measure()
     loss = float(np.mean([float(x) for x in state["losses"]]))
+    _check_finite(state["step"], "the loss", loss)
+    metrics = {"mlm/train/all/sum/pieces": float(state["pieces"])} | measure()
+    _check_finite(state["step"], "the held-out loss", metrics[HELDOUT])
     lr = learning_rate(learner.config, state["step"]-1)
     state["trajectory"].append(_point(state["step"], loss, lr, metrics))
     state["losses"] = []
@@ -346,9 +356,11 @@ def pretrain(
         dev = load_sts(reference_set(config.source), "dev", source=config.source)
         encode = mean_vectors(learner.p, tokenizer, config)
         def measure():
-            score = evaluate_sts(encode, sets=(dev,), progress=False)[dev.name]
-            loss = heldout_loss(learner.p, text, config)
-            return {HELDOUT:loss, f"sts/{dev.name}/dev/all/spearman":score}
+            found = {HELDOUT:heldout_loss(learner.p, text, config)}
+            if math.isfinite(found[HELDOUT]):
+                score = evaluate_sts(encode, sets=(dev,), progress=False)[dev.name]
+                found[f"sts/{dev.name}/dev/all/spearman"] = score
+            return found
         seconds = time.monotonic()-clock
         state = train_mlm(learner, text, measure, folder,
                           minutes=minutes, stop_at=stop_at, progress=progress)

@@ -17,7 +17,7 @@ from tokenizers import pre_tokenizers, processors, trainers
 from torch import Tensor
 from ..core.notation import UserError
 from ..data.corpus import load_corpus
-from ..encode.piece_vectors import Pieces, to_pieces
+from ..encode.piece_vectors import Pieces
 from .config import PretrainConfig
 
 # %% ../../nbs/pretrain/01_text.ipynb #7b62091a
@@ -71,7 +71,8 @@ def train_tokenizer(
     for word,n in words.items():
         for c in word: counts[c] += n
     alphabet = sorted(counts, key=lambda c: (-counts[c], c))[:characters]
-    inside = sorted({c for word in words for c in word[1:]} & set(alphabet))
+    later = set("".join(word[1:] for word in words))            # characters inside words
+    inside = sorted(later & set(alphabet))
     t.train_from_iterator(sentences, trainers.WordPieceTrainer(
         vocab_size=vocab, special_tokens=[*SPECIAL, *(f"##{c}" for c in inside)],
         initial_alphabet=alphabet, limit_alphabet=len(alphabet),
@@ -139,7 +140,7 @@ def epoch_batches(
     order = order[np.argsort(rows.lengths[order], kind="stable")]
     lengths = np.unique(rows.lengths[order], return_index=True, return_counts=True)
     batches = []
-    for n,first,count in zip(*lengths):
+    for n,first,count in zip(*lengths, strict=True):
         size = max(1, config.pieces//(int(n)+2))
         for k in range(0, count-size+1, size): batches.append(order[first+k:first+k+size])
     return [batches[i] for i in rng.permutation(len(batches))]

@@ -182,15 +182,16 @@ def curve_figure(
     "Four programs over the batch"
     fig = Figure(figsize=(10, 4.2), dpi=80, layout="constrained")
     axes = fig.subplots(1, 2)
-    styles = zip(METHODS.items(), "osv^", ("-","-","--","--"), sns.color_palette("colorblind"))
+    dashes,colours = ("-","-","--","--"), sns.color_palette("colorblind", len(METHODS))
+    styles = zip(METHODS.items(), "osv^", dashes, colours, strict=True)
     for (method,label),marker,dash,colour in styles:
         one = points[points.method==method]
-        for ax,y,floor in zip(axes, ("time","memory"), (0,1)):
+        for ax,y,floor in zip(axes, ("time","memory"), (0,1), strict=True):
             seen = one[one[y] > floor]
             ax.plot(seen.pairs, seen[y], dash, marker=marker, color=colour, label=label, alpha=.8)
     ticks = sorted(set(points.pairs))
     labels = ("time / time of the tiled form","peak above the inputs (MiB)")
-    for ax,label in zip(axes, labels):
+    for ax,label in zip(axes, labels, strict=True):
         ax.set(xscale="log", yscale="log", xlabel="batch (pairs)", ylabel=label)
         ax.set_xticks(ticks, [f"{batch:,}" for batch in ticks], rotation=45)
         ax.minorticks_off(); ax.grid(alpha=.3)

@@ -22,7 +22,7 @@ from .cost import PAPERS
 from .run import run
 
 # %% ../../nbs/train/06_rehearse.ipynb #f3a91c4a
-def _own_bpe(size):
+def _bpe_tokenizer(size):
     "RoBERTa's kind of tokenizer, made from the project's own sentences"
     special = ["<s>","<pad>","</s>","<unk>","<mask>"]
     bpe = ByteLevelBPETokenizer()
@@ -40,15 +40,15 @@ def random_encoder(
     if name not in PAPERS:
         raise UserError(f"encoder.name is {name!r}: there are stand-ins for {', '.join(PAPERS)}")
     bert,paper = name=="bert-base-uncased", PAPERS[name]
-    place = Path(folder)/f"{name}-random{'' if bert else '-own-bpe'}"
+    target = Path(folder)/f"{name}-random{'' if bert else '-own-bpe'}"
     if bert: tokenizer = AutoTokenizer.from_pretrained(_locate(YARDSTICK))
-    else: tokenizer = _own_bpe(paper.vocab_size)
+    else: tokenizer = _bpe_tokenizer(paper.vocab_size)
     config = type(paper)(**{**paper.to_diff_dict(), **smaller})
     with torch.random.fork_rng(), _quiet():
         torch.manual_seed(0)
-        AutoModel.from_config(config, add_pooling_layer=False).save_pretrained(place)
-    tokenizer.save_pretrained(place)
-    return place
+        AutoModel.from_config(config, add_pooling_layer=False).save_pretrained(target)
+    tokenizer.save_pretrained(target)
+    return target
 
 # %% ../../nbs/train/06_rehearse.ipynb #5475ffeb
 @contextmanager
@@ -75,10 +75,10 @@ def rehearse(
     **train, # Over `[train]`, such as `batch=64, chunk=16`
 )->Path: # Of the run's record
     "Walk the path of a large run, with random weights and few steps"
-    place = random_encoder(config.encoder.name, folder, **(smaller or {}))
+    encoder = random_encoder(config.encoder.name, folder, **(smaller or {}))
     small = replace(
         config, experiment=f"{config.experiment}-rehearsal{'-packed' if packed else ''}",
-        encoder=replace(config.encoder, name=str(place)),
+        encoder=replace(config.encoder, name=str(encoder)),
         data=replace(config.data, corpus=("mini",), sentences=None, source="embedded"),
         train=replace(config.train, steps=steps, epochs=None, **train))
     with trained_without(packed=packed, fast=packed):

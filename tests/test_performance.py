@@ -178,3 +178,18 @@ def test_committed_bench_records_keep_the_rules():
         assert not bench_results([r]).empty or r.config['part'] == 'profile'
     parts = [r.config['part'] for r in read_records(ROOT/'nbs/records/runs', kind='bench')]
     assert len(set(parts)) == len(parts), 'one record a part: supersede the older'
+
+@pytest.mark.once
+def test_the_page_is_made_of_records_only():
+    "It imports labels of the bench, and nothing that opens a model, trains or times"
+    import ast
+    tree = ast.parse((ROOT/'sfr_repro/results/performance.py').read_text())
+    names = {f'{n.module}' for n in ast.walk(tree) if isinstance(n, ast.ImportFrom)} | {a.name for n in ast.walk(tree) if isinstance(n, ast.Import) for a in n.names}
+    assert names == {'collections.abc', 'pandas', 'seaborn', 'matplotlib.figure', 'bench.passes', 'bench.steps', 'core.records'}, names
+
+@pytest.mark.once
+def test_the_program_answers_line_by_line():
+    with LossProcess('plain', SMALL) as one, LossProcess('tiled', SMALL) as other:
+        if not Path('/proc/self/clear_refs').exists(): pytest.skip('reads the high-water mark from /proc')
+        (_, _, a), (_, _, b), (_, _, c) = one(64), other(64), one(64, 3)
+    assert a == c and abs(a-b) < 1e-5

@@ -99,7 +99,7 @@ def fits_in_memory(
     free = int(re.search(r"MemAvailable:\s+(\d+)", meminfo)[1])*1024
     return 6*4*batch**2 < .7*free
 
-# %% ../../nbs/bench/02_memory.ipynb #e7810340
+# %% ../../nbs/bench/02_memory.ipynb #7bd13608
 def curve_turns(
     s:Sizes, # Its rounds, tile and threads
     batch:int, # Pairs
@@ -115,6 +115,7 @@ def curve_turns(
         sides = {m:partial(seconds, process) for m,process in processes.items()}
         return take_turns(sides, s.rounds), first
 
+# %% ../../nbs/bench/02_memory.ipynb #e7810340
 def bench_tiled_curve(
     s:Sizes, # How much
 )->tuple[dict,list]: # Metrics, and no data

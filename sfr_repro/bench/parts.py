@@ -57,7 +57,7 @@ def _fastest_batch(model, sets, s):
     seconds = take_turns(sides, min(2, s.rounds))
     return min(seconds, key=lambda b: min(seconds[b]))
 
-# %% ../../nbs/bench/04_parts.ipynb #7fcb410f
+# %% ../../nbs/bench/04_parts.ipynb #a0d14fc2
 def sts_turns(
     name:str, # Encoder
     sets:Sequence[STSSet], # Scored pairs
@@ -75,6 +75,7 @@ def sts_turns(
         sides[p] = partial(ours, p, encoder)
     return take_turns(sides|{"theirs":theirs}, s.rounds), scores
 
+# %% ../../nbs/bench/04_parts.ipynb #7fcb410f
 def bench_sts(
     s:Sizes, # How much
 )->tuple[dict,list]: # Metrics, and the data read

@@ -26,10 +26,11 @@ def random_views(
     noise = .1*torch.randn(batch, 256, generator=g)
     return a.requires_grad_(), torch.nn.functional.normalize(a.detach()+noise).requires_grad_()
 
-# %% ../../nbs/bench/01_passes.ipynb #7aec382e
+# %% ../../nbs/bench/01_passes.ipynb #543ec07c
 METHODS = {"plain":"this project, plain", "tiled":"this project, tiled",
            "in-batch":"sentence-transformers, in-batch", "cached":"sentence-transformers, cached"}
 
+# %% ../../nbs/bench/01_passes.ipynb #7aec382e
 class _NoModel: # The cached loss asks its model whether it is a static embedding
     def __getitem__(self, k): return None
 

@@ -37,7 +37,7 @@ def seconds_per_step(
     "Median time from call to call, without the first"
     return float(np.median(np.diff(calls)[1:]))
 
-# %% ../../nbs/bench/03_steps.ipynb #ee2a8a7e
+# %% ../../nbs/bench/03_steps.ipynb #7c3c94ec
 def step_config(
     s:Sizes, # Its steps
     batch:int, # Sentences
@@ -47,6 +47,7 @@ def step_config(
     "The training that is timed"
     return TrainConfig(batch=batch, steps=s.steps+more, precision=precision, eval_every=10**9)
 
+# %% ../../nbs/bench/03_steps.ipynb #ee2a8a7e
 def our_step(
     encoder:SentenceEncoder, # Trained on
     ids:list[list[int]], # Token ids of the sentences
@@ -179,7 +180,7 @@ def bench_extras(
     share = Spread.of(np.array(probes)/every)
     return metrics | share.metrics("extras", what, "probe every 25 steps"), [corpus.describe()]
 
-# %% ../../nbs/bench/03_steps.ipynb #8351c8bd
+# %% ../../nbs/bench/03_steps.ipynb #be078873
 KINDS = {
     "matrix products":("mm","addmm"),
     "attention":("bmm","baddbmm","_softmax","_safe_softmax","_scaled_dot_product",
@@ -189,6 +190,7 @@ KINDS = {
     "copies and casts":("copy_","cat","index_copy","index_select","fill_"),
     "optimiser and clipping":("_fused_adamw_","_foreach","linalg_vector_norm")}
 
+# %% ../../nbs/bench/03_steps.ipynb #8351c8bd
 def kind_of(
     operator:str, # As the profiler names it, such as "aten::addmm"
 )->str: # A key of `KINDS`, or "everything else"
@@ -231,7 +233,7 @@ def bench_profile(
         metrics[f"{what}/random batches/padding/share"] = padding
     return metrics, [corpus.describe()]
 
-# %% ../../nbs/bench/03_steps.ipynb #bf9c7943
+# %% ../../nbs/bench/03_steps.ipynb #4509e3a6
 CAUSES = {"padded batches":{"packed":False}, "torch's dropout":{"fast":False}}
 
 def step_without(
@@ -241,6 +243,7 @@ def step_without(
     "The step with one change less"
     with trained_without(**CAUSES[cause]): return step()
 
+# %% ../../nbs/bench/03_steps.ipynb #bf9c7943
 def bench_causes(
     s:Sizes, # How much
 )->tuple[dict,list]: # Metrics, and the data read

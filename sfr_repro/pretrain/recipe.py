@@ -199,12 +199,13 @@ def train_mlm(
     save_checkpoint(folder, learner, state)
     return state
 
-# %% ../../nbs/pretrain/03_recipe.ipynb #d0bee83f
+# %% ../../nbs/pretrain/03_recipe.ipynb #ead555cb
 TOKENIZER_CONFIG = {
     "backend":"tokenizers", "tokenizer_class":"TokenizersBackend", "do_lower_case":True,
     "pad_token":"[PAD]", "unk_token":"[UNK]", "cls_token":"[CLS]", "sep_token":"[SEP]",
     "mask_token":"[MASK]"}
 
+# %% ../../nbs/pretrain/03_recipe.ipynb #d0bee83f
 def export_encoder(
     model:BertForMaskedLM, # Trained
     tokenizer:Tokenizer, # Its tokenizer
@@ -270,7 +271,7 @@ def _record(learner, state, prepared, dev, folder, began):
         status="complete", started=started.isoformat(timespec="seconds"),
         seconds=round(seconds+state["seconds"], 1))
 
-# %% ../../nbs/pretrain/03_recipe.ipynb #91800768
+# %% ../../nbs/pretrain/03_recipe.ipynb #de971915
 def sts_average(
     record:Record, # Of kind "pretrain"
     task:str="sts", # Or "sts-pieces", "sts-sif": the two averages of piece vectors
@@ -280,27 +281,7 @@ def sts_average(
              if k.startswith(task+"/") and k.endswith("/test/all/spearman")]
     return 100*np.mean(found), len(found)
 
-def card(
-    path:str|Path, # A record of kind "pretrain"
-)->str: # Markdown
-    "What the shipped encoder is, made of, and good for"
-    r = read_record(path)
-    c,m = recorded_config(r), r.metrics
-    (sts,n),(plain,_),(sif,_) = (sts_average(r, task) for task in ("sts","sts-pieces","sts-sif"))
-    text,sources = [d for d in r.data if d.name.startswith("corpus/")], []
-    for d in text:
-        name = d.name.removeprefix("corpus/")
-        thinned = ", a third of them read" if name in c.thinned else ""
-        sources.append(f"{name} ({d.rows:,} sentences{thinned})")
-    knots = [f"{share:g} of the peak at step {step:,}" for step,share in c.schedule]
-    return CARD.format(
-        c=c, sources=", ".join(sources), origin=", ".join(sorted({d.source for d in text})),
-        n=n, loss=m[HELDOUT], start=r.trajectory[0].metrics[HELDOUT],
-        sentences=m["mlm/text/all/sum/sentences"], pieces=m["mlm/text/all/sum/pieces"]/1e6,
-        seen=m["mlm/train/all/sum/pieces"]/1e6, sha=r.encoder.sha256, id=r.id, seed=r.seed,
-        sts=sts, plain=plain, sif=sif, hours=r.seconds/3600, device=r.device,
-        schedule=", ".join(knots))
-
+# %% ../../nbs/pretrain/03_recipe.ipynb #78511151
 CARD = """# sfr-mini
 
 A small BERT made by this project: {c.layers} layers, width {c.width}, {c.heads} heads, {c.inner}
@@ -334,6 +315,28 @@ mean.
 Recipe: notebook `pretrain/recipe`; record `pretrain-{id}-s{seed}`; weights (SHA-256 of the
 parameters in float32) {sha}.
 """
+
+# %% ../../nbs/pretrain/03_recipe.ipynb #91800768
+def card(
+    path:str|Path, # A record of kind "pretrain"
+)->str: # Markdown
+    "What the shipped encoder is, made of, and good for"
+    r = read_record(path)
+    c,m = recorded_config(r), r.metrics
+    (sts,n),(plain,_),(sif,_) = (sts_average(r, task) for task in ("sts","sts-pieces","sts-sif"))
+    text,sources = [d for d in r.data if d.name.startswith("corpus/")], []
+    for d in text:
+        name = d.name.removeprefix("corpus/")
+        thinned = ", a third of them read" if name in c.thinned else ""
+        sources.append(f"{name} ({d.rows:,} sentences{thinned})")
+    knots = [f"{share:g} of the peak at step {step:,}" for step,share in c.schedule]
+    return CARD.format(
+        c=c, sources=", ".join(sources), origin=", ".join(sorted({d.source for d in text})),
+        n=n, loss=m[HELDOUT], start=r.trajectory[0].metrics[HELDOUT],
+        sentences=m["mlm/text/all/sum/sentences"], pieces=m["mlm/text/all/sum/pieces"]/1e6,
+        seen=m["mlm/train/all/sum/pieces"]/1e6, sha=r.encoder.sha256, id=r.id, seed=r.seed,
+        sts=sts, plain=plain, sif=sif, hours=r.seconds/3600, device=r.device,
+        schedule=", ".join(knots))
 
 # %% ../../nbs/pretrain/03_recipe.ipynb #1cc5fe72
 def pretrain(

@@ -101,13 +101,14 @@ def leave_out(
     offsets = np.concatenate([[0], np.cumsum(lengths[~drop])])
     return Pieces(text.ids[~np.repeat(drop, lengths)], offsets)
 
-# %% ../../nbs/pretrain/01_text.ipynb #471b24fb
+# %% ../../nbs/pretrain/01_text.ipynb #2d6eff40
 @dataclass(frozen=True)
 class Rows:
     "Where the rows to train on are in a text, without special pieces"
     starts:np.ndarray # First piece, `(r,)`
     lengths:np.ndarray # Pieces, `(r,)`
 
+# %% ../../nbs/pretrain/01_text.ipynb #471b24fb
 def make_rows(
     text:Pieces, # The whole text, held-out sentences too
     config:PretrainConfig, # Its positions, passage_every and heldout_every

@@ -15,7 +15,7 @@ from ..bench.passes import METHODS
 from ..bench.steps import KINDS
 from ..core.records import Record, pipe_table
 
-# %% ../../nbs/results/05_performance.ipynb #a2f36efc
+# %% ../../nbs/results/05_performance.ipynb #09beb448
 BARS = [ # Part, how, measure, bar, sense
     ("step","fp32","ratio",1.15,"at least"),
     ("step","bf16","ratio",1.15,"at least"),
@@ -39,6 +39,7 @@ BARS = [ # Part, how, measure, bar, sense
     ("tiled","four methods","relative difference",1e-4,"at most"),
     ("start","share of the 0.2 s allowed beyond torch","ratio",1.,"at most")]
 
+# %% ../../nbs/results/05_performance.ipynb #a2f36efc
 def bench_verdict(
     value:float, # Measured
     bar:float|None=None, # None: there is no bar
@@ -76,7 +77,7 @@ def _bench_metrics(records):
     for r in records:
         if r.kind=="bench": yield from r.metrics.items()
 
-# %% ../../nbs/results/05_performance.ipynb #c464e67d
+# %% ../../nbs/results/05_performance.ipynb #1b13f20f
 WORDS = { # Part, and how -> what its ratio is; None: however
     ("step",None):"times as fast", ("evaluation",None):"times as fast",
     ("geometry",None):"times as fast", ("tiled",None):"times as fast as plain",
@@ -87,6 +88,7 @@ WORDS = { # Part, and how -> what its ratio is; None: however
     ("start","against import torch"):"time over that of `import torch`",
     ("start","against losses.registry"):"time over that of `losses.registry`"}
 
+# %% ../../nbs/results/05_performance.ipynb #c464e67d
 def measure_words(
     part:str, how:str, measure:str, # As in a row of `bench_results`
 )->str: # For a reader

@@ -210,7 +210,7 @@ def _check(config):
     check_length(e, _longest(e.name))
     if n is not None and t.steps != 0: check_batch(t.batch, n)
 
-# %% ../../nbs/train/05_plan.ipynb #81d8df5b
+# %% ../../nbs/train/05_plan.ipynb #2fbd7fab
 @dataclass(frozen=True)
 class RunPlan:
     "What a run is expected to cost on a device"
@@ -231,6 +231,7 @@ class RunPlan:
     def held(self)->float: return sum(self.memory.values()) # Bytes in all
     def __str__(self): return plan_text(self)
 
+# %% ../../nbs/train/05_plan.ipynb #81d8df5b
 def plan(
     config:RunConfig, # One setting
     device:str|Device, # A name of `DEVICES`, or a device of your own

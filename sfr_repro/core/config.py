@@ -34,7 +34,7 @@ class EncoderConfig:
     "What is trained"
     name:str = "sfr-mini" # `sfr-mini`, a Hugging Face name, or a folder
     pooler:Literal["cls","mean","max","first_last","embedding_last"]|None = None # None: as saved with the encoder
-    head:Literal["none","linear","tanh-linear"] = "none" # On top while training, dropped at test
+    head:Literal["none","linear","tanh-linear","linear-tanh"] = "none" # On top while training, dropped at test; linear-tanh is SimCSE's
     head_init_std:Positive|None = None # Normal initialisation of the head; None: torch's own
     max_length:Annotated[int, Field(ge=3)] = 32 # Word pieces per training sentence, special tokens included
     dropout:Annotated[float, Field(ge=0, lt=1)]|None = None # Hidden and attention dropout; None: as in the encoder's config
@@ -62,7 +62,8 @@ class TeacherConfig:
 class DataConfig:
     "Sentences to train on"
     corpus:tuple[str,...] = ("wiki_2014",) # Names of the data folder's corpora; the hub and embedded sources have one each
-    sentences:Annotated[int, Field(ge=2)]|None = None # How many, drawn with the run's seed; None: all
+    sentences:Annotated[int, Field(ge=2)]|None = None # How many, drawn with `sample_seed`; None: all
+    sample_seed:Annotated[int, Field(ge=0, lt=2**32)]|None = None # Of the sample; None: the run's seed
     source:Literal["folder","hub","embedded"]|None = None # Where all data comes from; None: the first that can serve
 
 # %% ../../nbs/core/02_config.ipynb #72dd587b
@@ -73,6 +74,7 @@ class TrainConfig:
     chunk:Count|None = None # Sentences that go through the encoder at once, on each process; None: all
     steps:Annotated[int, Field(ge=0)]|None = None # Optimiser steps; 0: evaluate only
     epochs:Positive|None = None # Instead of `steps`
+    stop:Count|None = None # Training ends after this many steps, while the schedule is that of all; None: at its end
     lr:Positive = 1e-4 # Peak learning rate of AdamW
     schedule:Literal["linear","cosine","constant"] = "linear"
     warmup:Annotated[int, Field(ge=0)] = 0 # Steps of linear warm-up
@@ -86,7 +88,8 @@ class TrainConfig:
 @dataclass(frozen=True, config=STRICT)
 class EvaluateConfig:
     "What is measured at the end"
-    tasks:Annotated[tuple[Literal["sts","transfer","retrieval","geometry"],...], Field(min_length=1), AfterValidator(_once)] = ("sts",)
+    tasks:Annotated[tuple[Literal["sts","transfer","retrieval","geometry","dev"],...], Field(min_length=1), AfterValidator(_once)] = ("sts",)
+    # "dev" stands alone: the set that checkpoints are chosen on, and no test set is read
     rendering:Literal["raw","senteval"] = "raw" # The organisers' text, or SentEval's tokenised one
 
 # %% ../../nbs/core/02_config.ipynb #4b9474f4
@@ -204,21 +207,31 @@ def _set(raw, dotted, value, where, sections=SECTIONS):
     return _merge(raw, {section:{key:value}})
 
 # %% ../../nbs/core/02_config.ipynb #b12e54e3
-def _variants(raw, where):
-    "The base, then each value of each swept key, then the product of the grid"
-    sweep = raw.pop("sweep", {})
+def _sweeps(raw, where):
+    "The sections of the base; values of each swept key; values of each key of the grid; variants"
+    sweep,variants = raw.pop("sweep", {}), raw.pop("variant", ())
     grid = sweep.pop("grid", {}) if isinstance(sweep, dict) else {}
     if not isinstance(sweep, dict) or not isinstance(grid, dict): raise ConfigError(f"{where}: sweep must be a section [sweep], and its grid a section [sweep.grid]")
     for k,v in (*sweep.items(), *grid.items()):
         if not isinstance(v, tuple) or not v: raise ConfigError(f"{where}: [sweep] {k} is {v!r}: it must be a list of values")
-    if not grid: yield raw
+    if not isinstance(variants, tuple) or not all(isinstance(v, dict) for v in variants):
+        raise ConfigError(f"{where}: variant is {variants!r}: write each as a section [[variant]]")
+    if variants and (sweep or grid): raise ConfigError(f"{where}: it has [[variant]] and [sweep]: one of them says what is varied")
+    return raw, sweep, grid, variants
+
+def _variants(raw, where):
+    "Each setting of a file, and its seeds where it has its own"
+    raw,sweep,grid,variants = _sweeps(raw, where)
+    if not grid and not variants: yield raw, None
     for k,values in sweep.items():
-        for v in values: yield _set(raw, k, v, where)
-    if grid:
-        for values in itertools.product(*grid.values()):
-            one = raw
-            for k,v in zip(grid, values): one = _set(one, k, v, where)
-            yield one
+        for v in values: yield _set(raw, k, v, where), None
+    for values in itertools.product(*grid.values()) if grid else ():
+        one = raw
+        for k,v in zip(grid, values): one = _set(one, k, v, where)
+        yield one, None
+    for v in variants:
+        if unknown := set(v)-set(SECTIONS)-{"seeds"}: raise ConfigError(f"{where}: [[variant]] has {sorted(unknown)[0]!r}: it may have seeds, {', '.join(SECTIONS)}")
+        yield _merge(raw, {k:x for k,x in v.items() if k != "seeds"}), v.get("seeds")
 
 # %% ../../nbs/core/02_config.ipynb #651911b3
 def _read(path, presets):
@@ -279,30 +292,42 @@ def _check_sizes(parts, where):
         if size is not None and size > train.batch:
             raise ConfigError(f"{where}: {name} is {size}: "
                               f"it must be at most train.batch, {train.batch}")
+    if train.stop is not None and (train.steps is None or train.stop > train.steps):
+        raise ConfigError(f"{where}: [train] stop is {train.stop}: "
+                          f"it must be at most train.steps, {train.steps}")
+    tasks = parts["evaluate"].tasks
+    if "dev" in tasks and len(tasks) > 1:
+        raise ConfigError(f"{where}: [evaluate] tasks is {list(tasks)}: "
+                          "dev stands alone, it means that no test set is read")
     steps = _steps(train, parts["data"])
     if steps and train.warmup > steps:
         raise ConfigError(f"{where}: [train] warmup is {train.warmup}: "
                           f"it must be at most the steps of the training, {steps}")
 
 # %% ../../nbs/core/02_config.ipynb #00c73f4e
+def _check_seeds(seeds, where):
+    whole = isinstance(seeds, tuple) and all(type(s) is int and 0 <= s < 2**32 for s in seeds)
+    if not whole or not seeds:
+        raise ConfigError(f"{where}: seeds is {seeds!r}: "
+                          "it must be a list of integers from 0 to 2**32 - 1")
+
 def load_experiment(
     path:str|Path, # A TOML file, or the name of a preset
     overrides:tuple[str,...]=(), # Such as `("loss.tau=0.1", "seeds=[0,1]")`, over the file's values
 )->tuple[RunConfig,...]: # One per setting and seed, without repeats
     "Read an experiment; `ConfigError` says in one sentence what is wrong"
-    name,preset,raw,sha = read_settings(path, PRESETS, SECTIONS, overrides, ("seeds","sweep"))
+    others = ("seeds","sweep","variant")
+    name,preset,raw,sha = read_settings(path, PRESETS, SECTIONS, overrides, others)
     folder = str(Path(path).parent) if sha else ""
     where,seeds = str(path), raw.pop("seeds")
-    whole = isinstance(seeds, tuple) and all(type(s) is int and 0 <= s < 2**32 for s in seeds)
-    if not whole or not seeds:
-        raise ConfigError(f"{where}: seeds is {seeds!r}: "
-                          "it must be a list of integers from 0 to 2**32 - 1")
+    _check_seeds(seeds, where)
     runs = {}
-    for one in _variants(raw, where):
+    for one,its_seeds in _variants(raw, where):
+        if its_seeds is not None: _check_seeds(its_seeds, where)
         parts = {k:read_section(k, cls, one.get(k, {}), where) for k,cls in SECTIONS.items()}
         parts["loss"] = _with_module(parts["loss"], folder, where)
         _check_sizes(parts, where)
-        for s in seeds:
+        for s in seeds if its_seeds is None else its_seeds:
             c = RunConfig(name, s, preset, sha, folder, **parts)
             runs[c.run_name] = c
     return tuple(runs.values())

@@ -82,17 +82,18 @@ def device_entry(
 
 # %% ../../nbs/encode/00_encoder.ipynb #df428bf9
 def make_head(
-    kind:str, # "none", "linear" or "tanh-linear"
+    kind:str, # "none", "linear", "tanh-linear" or "linear-tanh"
     dim:int, # Width `D`
     init_std:float|None=None, # Normal initialisation of weight and bias; None: torch's own
 )->nn.Module: # `(n, D)` -> `(n, D)`
     "The map between pooled vectors and the loss"
-    check_choice("head", kind, ("none","linear","tanh-linear"))
+    check_choice("head", kind, ("none","linear","tanh-linear","linear-tanh"))
     if kind=="none": return nn.Identity()
     linear = nn.Linear(dim, dim)
     if init_std is not None:
         for p in linear.parameters(): nn.init.normal_(p, std=init_std)
-    return linear if kind=="linear" else nn.Sequential(nn.Tanh(), linear)
+    if kind=="linear": return linear
+    return nn.Sequential(nn.Tanh(), linear) if kind=="tanh-linear" else nn.Sequential(linear, nn.Tanh())
 
 # %% ../../nbs/encode/00_encoder.ipynb #58c01a1a
 class EncoderError(UserError):
@@ -226,6 +227,7 @@ class SentenceEncoder:
         check_choice("pooler", pooler, POOLERS)
         check_choice("precision", precision, ("auto","fp32","bf16"))
         self.model,self.tokenizer,self.pooler,self.precision,self.name = model,tokenizer,pooler,precision,name
+        self.tokens:dict|None = None # Token ids of lists of texts that come again; None: nothing is remembered
 
     @classmethod
     def from_pretrained(cls,
@@ -275,14 +277,25 @@ class SentenceEncoder:
         "Vectors of texts"
         return encode(self, sentences, progress=progress)
 
+    def token_ids(self, sentences:Sequence[str])->list[list[int]]: # One list per text, special tokens included
+        "Token ids, from `tokens` where the same list was there before"
+        if self.tokens is None: return tokenize(self.tokenizer, sentences, self.max_length)
+        key = tuple(sentences)
+        if key not in self.tokens: self.tokens[key] = tokenize(self.tokenizer, sentences, self.max_length)
+        return self.tokens[key]
+
     def save_pretrained(self, path:str|Path): # A folder; replaced when there
         "Save so that `transformers` and `sentence_transformers` open it"
         save_encoder(self, path)
 
 # %% ../../nbs/encode/00_encoder.ipynb #f2a08c7e
+BROADCASTS = ("bert","roberta","xlm-roberta","camembert") # Model types that take a mask `(n, 1, T, T)` as it is
+
 def _forward(model, input_ids, attention_mask, pooler):
-    "No mask is passed where there is no padding: attention has a faster path then"
-    mask = None if bool(attention_mask.all()) else attention_mask
+    "No mask is passed where there is no padding: attention has a faster path then. A GPU is not asked, since the answer would have to be waited for"
+    mask,(n,T) = attention_mask, input_ids.shape
+    if mask.device.type=="cuda" and model.config.model_type in BROADCASTS: mask = mask.bool()[:,None,None].expand(n, 1, T, T)
+    elif bool(mask.all()): mask = None
     layers = pooler in TWO_LAYERS
     out = model(input_ids=input_ids, attention_mask=mask, output_hidden_states=layers)
     return pool(out.hidden_states if layers else (out.last_hidden_state,), attention_mask, pooler)
@@ -297,7 +310,7 @@ def encode(
 )->np.ndarray: # float32, `(n, D)`
     "Vectors of texts, like lengths together"
     model,device = encoder.model, encoder.device
-    ids = tokenize(encoder.tokenizer, sentences, encoder.max_length)
+    ids = encoder.token_ids(sentences)
     out,training = np.empty((len(ids),encoder.dim), np.float32), model.training
     half = resolve_precision(encoder.precision, device.type)=="bf16"
     run = copy.deepcopy(model).to(torch.bfloat16).eval() if half else model.eval()

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['FULL', 'INPUTS', 'SESSIONS', 'RunError', 'run_folder', 'disk_errors', 'check_inputs', 'kept_time', 'settle',
-           'check_length', 'open_encoder', 'dev_set', 'run']
+           'check_length', 'open_encoder', 'dev_set', 'corpus_of', 'token_ids', 'encoder_inputs', 'EvaluationData',
+           'evaluation_data', 'run']
 
 # %% ../../nbs/train/01_run.ipynb #79d23dba
 import errno
@@ -17,25 +18,28 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
+from functools import lru_cache
 from pathlib import Path
 from safetensors import SafetensorError
 from ..core.checks import seed_all
 from ..core.config import EncoderConfig, RunConfig
 from ..core.notation import UserError
-from ..core.records import Record, code_state, package_versions, runs_folder, write_record, write_whole
-from ..data.corpus import load_corpus
+from ..core.records import (Record, code_state, inputs_key, package_versions, read_record,
+    runs_folder, write_record, write_whole)
+from ..data.corpus import Corpus, corpus_files, is_file_name, load_corpus
+from ..data.sources import resolve
 from ..data.sts import load_sts, reference_set, sts_sets
 from ..encode.encoder import SentenceEncoder, best_device, device_entry, make_head, resolve_precision, tokenize, weights_sha256
 from ..encode.piece_vectors import ppmi_vectors
-from ..encode.teachers import frozen_teacher, self_teacher, teacher_vectors
+from ..encode.teachers import config_text, frozen_teacher, self_teacher, teacher_vectors, tokenizer_text
 from ..evaluate.geometry import geometry_probe
 from ..evaluate.sts import evaluate_sts
-from ..evaluate.tasks import evaluate_tasks, gather as read_tasks
+from ..evaluate.tasks import evaluate_tasks, gather as read_tasks, geometry_set
 from ..losses.registry import Loss, load_losses, make_loss
 from .distributed import check_share, join_processes
-from .trainer import BEST, freeze_embeddings, train
+from .trainer import BEST, RandomState, freeze_embeddings, train
 
 # %% ../../nbs/train/01_run.ipynb #3db8b700
 class RunError(UserError):
@@ -88,13 +92,15 @@ INPUTS = "inputs.json"
 
 def check_inputs(
     folder:Path, # A run's folder
-    inputs:dict[str,str], # What this run starts from: name -> hash
+    inputs:dict[str,str], # What this run reads: name -> hash
 ):
-    "Write down what a run starts from, or compare; `RunError` names what differs"
+    "Write down what a run reads, or compare; `RunError` names what differs"
     path = folder/INPUTS
     if not path.exists(): return write_whole(path, json.dumps(inputs, indent=1).encode())
     before = json.loads(path.read_text())
-    if changed := sorted(k for k in {*before,*inputs} if before.get(k) != inputs.get(k)):
+    if unknown := sorted(set(inputs)-set(before)):
+        raise RunError(f"{folder}: does not say which {' and '.join(unknown)} it was made with: move it away, or give another output folder")
+    if changed := sorted(k for k in before if before[k] != inputs.get(k)):
         raise RunError(f"{folder}: was made with another {' and '.join(changed)}: move it away, or give another output folder")
 
 # %% ../../nbs/train/01_run.ipynb #d8e299a0
@@ -164,6 +170,70 @@ def dev_set(
     source = config.data.source
     return load_sts(reference_set(source), "dev", config.evaluate.rendering, source)
 
+# %% ../../nbs/train/01_run.ipynb #7d3fa9c2
+def corpus_of(
+    config:RunConfig, # Its `data` section and its seed
+)->Corpus:
+    "The training sentences of a setting"
+    d = config.data
+    seed = config.seed if d.sample_seed is None else d.sample_seed
+    found = None if all(map(is_file_name, d.corpus)) else resolve(d.source, "corpus")
+    files = corpus_files(d.corpus, found) if found is None or found.kind=="folder" else []
+    stamps = tuple((str(p), p.stat().st_size, p.stat().st_mtime_ns) for p in files if p.exists())
+    return _shared_corpus(d.corpus, d.sentences, seed, d.source, stamps)
+
+@lru_cache(maxsize=2)
+def _shared_corpus(names, sentences, seed, source, stamps):
+    "`stamps` says which files these are; a changed file is another corpus"
+    return load_corpus(names, sentences, seed=seed, source=source)
+
+# %% ../../nbs/train/01_run.ipynb #7d3fa9c4
+def token_ids(
+    encoder:SentenceEncoder, # Its tokenizer
+    corpus:Corpus, # Training sentences
+    max_length:int, # Word pieces, special tokens included
+)->list[list[int]]: # One list per sentence
+    "Token ids of a corpus, made once a process"
+    key = corpus.describe()["sha256"], tokenizer_text(encoder.tokenizer), max_length
+    if key not in _tokens:
+        _tokens.clear()
+        _tokens[key] = tokenize(encoder.tokenizer, corpus.sentences, max_length)
+    return _tokens[key]
+
+_tokens,_texts = {}, {} # Of the last corpus only; of dev and test sets, by tokenizer
+
+# %% ../../nbs/train/01_run.ipynb #7d3fa9c5
+def encoder_inputs(
+    encoder:SentenceEncoder, # As it was opened
+    name:str="encoder", # What it is in this run
+)->dict[str,str]: # What was read -> SHA-256
+    "Hashes of an encoder's weights, configuration and tokenizer"
+    texts = {"configuration":config_text(encoder.model), "tokenizer":tokenizer_text(encoder.tokenizer)}
+    hashes = {f"{name} {k}":hashlib.sha256(v.encode("utf-8","surrogatepass")).hexdigest() for k,v in texts.items()}
+    return {f"{name} weights":weights_sha256(encoder.model), **hashes}
+
+# %% ../../nbs/train/01_run.ipynb #7d3fa9c8
+@dataclass(frozen=True)
+class EvaluationData:
+    "What a run is measured on, read before it starts"
+    sets:dict[str,list] # Task -> its sets
+    shape:object=None # The set whose sentences geometry reads; None: no geometry
+
+    def describe(self)->list[dict]: # As `Record.data`
+        every = [d for sets in self.sets.values() for d in sets]
+        return [d.describe() for d in every] + ([self.shape.describe()] if self.shape else [])
+
+# %% ../../nbs/train/01_run.ipynb #7d3fa9c9
+def evaluation_data(
+    config:RunConfig, # Its `evaluate` section
+)->EvaluationData:
+    "The test sets of a setting; `DataError` when a task has none"
+    e,source = config.evaluate, config.data.source
+    if e.tasks==("dev",): return EvaluationData({"sts":[dev_set(config)]})
+    if e.tasks==("sts",): return EvaluationData({"sts":[load_sts(s, "test", e.rendering, source) for s in sts_sets(source)]})
+    sets,_ = read_tasks(e.tasks, True, source=source, rendering=e.rendering)
+    return EvaluationData(sets, geometry_set(source, e.rendering) if "geometry" in e.tasks else None)
+
 # %% ../../nbs/train/01_run.ipynb #023c1a9f
 def run(
     config:RunConfig, # One setting and seed
@@ -182,36 +252,52 @@ def run(
         started,clock,code = datetime.now(timezone.utc), time.monotonic(), code_state()
         seed_all(config.seed)
         encoder = open_encoder(config)
-        start = {"name":config.encoder.name, "sha256":weights_sha256(encoder.model), "pooler":encoder.pooler}
-        dev = dev_set(config)
-        if config.evaluate.tasks != ("sts",): read_tasks(config.evaluate.tasks, True, source=config.data.source, rendering=config.evaluate.rendering)   # all there?
-        check_inputs(folder, {"encoder":start["sha256"], "dev set":dev.describe()["sha256"]})
+        dev,tests,teacher = dev_set(config), evaluation_data(config), _open_teacher(config, encoder)
+        inputs = _inputs(config, encoder, teacher, dev, tests)
+        encoder.tokens = _texts.setdefault((inputs["encoder tokenizer"], encoder.max_length), {})   # dev and test sets come again
+        check_inputs(folder, inputs)
+        if path.exists(): _check_record(path, config)
         _clear(folder, path.exists())
         if path.exists(): return say(path)
+        start = {"name":config.encoder.name, "sha256":inputs["encoder weights"], "pooler":encoder.pooler}
         with kept_time(folder, clock) as seconds:
-            parts = _prepare(config, encoder, progress) if config.train.steps != 0 else None
+            parts = _prepare(config, encoder, teacher, progress) if config.train.steps != 0 else None
             say(folder)
-            data,training = _train(config, encoder, loss, dev, parts, folder, progress, minutes, processes) if parts else ([],{})
-            result = _evaluate(config, encoder, folder, progress)
+            data,training,last = _train(config, encoder, loss, dev, parts, folder, progress, minutes, processes) if parts else ([],{},None)
+            result = _evaluate(config, encoder, tests, folder, progress)
+            last_metrics = _last_metrics(config, encoder, last, tests, folder, progress) if last else result.to_metrics()
             record = Record(kind="train" if training else "evaluate", experiment={"name":config.experiment, "sha256":config.sha256}, config=config.sections, id=config.id,
                 seed=config.seed, code=code, versions=package_versions(), device=_device(config, processes), data=[*data, *result.data], encoder=start, **training,
-                metrics=result.to_metrics(), status="complete", started=started.isoformat(timespec="seconds"), seconds=seconds())
+                metrics=result.to_metrics(), last_metrics=last_metrics, inputs=inputs_key(inputs), status="complete", started=started.isoformat(timespec="seconds"), seconds=seconds())
             write_record(record, path)
         _clear(folder, True)
         if processes: processes.tell(path)
         return path
 
 # %% ../../nbs/train/01_run.ipynb #85993708
-def _prepare(config, encoder, progress):
+def _prepare(config, encoder, teacher, progress):
     "Corpus, its token ids, head, and what the teacher adds to the call of `train`"
-    corpus = load_corpus(config.data.corpus, config.data.sentences, seed=config.seed, source=config.data.source)
-    ids = tokenize(encoder.tokenizer, corpus.sentences, config.encoder.max_length)
+    corpus = corpus_of(config)
+    ids = token_ids(encoder, corpus, config.encoder.max_length)
     head = make_head(config.encoder.head, encoder.dim, config.encoder.head_init_std).to(encoder.device)
-    return corpus, ids, head, _teacher(config, encoder, corpus, progress)
+    return corpus, ids, head, _teacher(config, encoder, teacher, corpus, progress)
+
+# %% ../../nbs/train/01_run.ipynb #7d3fa9c7
+def _inputs(config, encoder, teacher, dev, tests):
+    "What the run reads -> hash"
+    inputs = {**encoder_inputs(encoder), "dev set":dev.describe()["sha256"]}
+    inputs |= {f"test set {d['name']}":d["sha256"] for d in tests.describe()}
+    if config.train.steps != 0: inputs["corpus"] = corpus_of(config).describe()["sha256"]
+    return inputs | (encoder_inputs(teacher, "teacher") if teacher else {})
+
+def _check_record(path, config):
+    "A record in a run's folder must be that run's"
+    found = read_record(path)
+    if (found.id,found.seed) != (config.id,config.seed): raise RunError(f"{path}: is the record of {found.run_name}: move it away, or give another output folder")
 
 # %% ../../nbs/train/01_run.ipynb #f2fa49f6
 def _train(config, encoder, loss, dev, parts, folder, progress, minutes, processes):
-    "Train in place, save the best; what the record says of it"
+    "Train in place, save the best; what the record says of it, and the last weights where they are not the best"
     key = f"sts/{dev.name}/{dev.split}/all/spearman"
     corpus,ids,head,teacher = parts
     select = lambda: {key: evaluate_sts(encoder, sets=(dev,), progress=False)[dev.name]}
@@ -219,7 +305,9 @@ def _train(config, encoder, loss, dev, parts, folder, progress, minutes, process
     watch = train(encoder, head, loss, ids, config.train, select, folder, config.seed, probe=probe, processes=processes, progress=progress, minutes=minutes, **teacher)
     encoder.save_pretrained(folder/"model")
     data = [corpus.describe(), dev.describe(), *([probe.data] if probe else [])]
-    return data, {"trajectory":watch.trajectory, "selection":{"metric":key, "every":config.train.eval_every, "best_step":watch.best["step"]}}
+    best,last = watch.best["step"], watch.trajectory[-1]["step"]
+    selection = {"metric":key, "every":config.train.eval_every, "best_step":best}
+    return data, {"trajectory":watch.trajectory, "selection":selection}, None if best==last else watch.last_weights
 
 # %% ../../nbs/train/01_run.ipynb #2bf133a0
 @contextmanager
@@ -242,24 +330,36 @@ def _train_along(config, loss, processes, minutes):
     if config.train.steps != 0:
         seed_all(config.seed)
         encoder = open_encoder(config)
-        _,ids,head,teacher = _prepare(config, encoder, False)
+        _,ids,head,teacher = _prepare(config, encoder, _open_teacher(config, encoder), False)
         with disk_errors(word): train(encoder, head, loss, ids, config.train, dict, word, config.seed, probe=dict, processes=processes, progress=False, minutes=minutes, **teacher)
     return processes.tell(None)
 
 # %% ../../nbs/train/01_run.ipynb #8b738f36
-def _evaluate(config, encoder, folder, progress):
+def _evaluate(config, encoder, tests, folder, progress):
     "The tasks of the setting: a result with `to_metrics()` and `data`"
     e,source = config.evaluate, config.data.source
-    if e.tasks==("sts",): return evaluate_sts(encoder, sets=sts_sets(source), rendering=e.rendering, source=source, progress=progress)
-    return evaluate_tasks(encoder, e.tasks, source=source, rendering=e.rendering, cache=folder, progress=progress)   # one split of the data for all seeds
+    if e.tasks in (("sts",), ("dev",)): return evaluate_sts(encoder, sets=tests.sets["sts"], rendering=e.rendering, source=source, progress=progress)
+    return evaluate_tasks(encoder, e.tasks, sets=tests.sets, source=source, rendering=e.rendering, cache=folder, progress=progress)   # one split of the data for all seeds
+
+def _last_metrics(config, encoder, weights, tests, folder, progress):
+    "What the last checkpoint scores"
+    encoder.model.load_state_dict(weights)
+    return _evaluate(config, encoder, tests, folder, progress).to_metrics()
 
 # %% ../../nbs/train/01_run.ipynb #00705a72
-def _teacher(config, encoder, corpus, progress):
+def _open_teacher(config, encoder):
+    "The teacher's encoder, where it is one; it draws no random number of the training's"
+    if config.train.steps==0 or config.teacher.name in (None,"self","ppmi"): return None
+    state = RandomState(encoder.device)
+    teacher = SentenceEncoder.from_pretrained(config.teacher.name, pooler=config.teacher.pooler).to(best_device())
+    state.restore()
+    return teacher
+
+def _teacher(config, encoder, teacher, corpus, progress):
     "What the setting's teacher adds to the call of `train`"
     if config.teacher.name is None: return {}
     if config.teacher.name=="self": return {"online":self_teacher}
     if config.teacher.name=="ppmi": return {"teacher":frozen_teacher(ppmi_vectors(encoder.tokenizer, corpus.sentences))}
-    teacher = SentenceEncoder.from_pretrained(config.teacher.name, pooler=config.teacher.pooler).to(best_device())
     return {"teacher":frozen_teacher(teacher_vectors(teacher, corpus.sentences, progress=progress))}
 
 # %% ../../nbs/train/01_run.ipynb #2af79fa7

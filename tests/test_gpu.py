@@ -1,0 +1,145 @@
+"The programs of tests/gpu on the CPU with tiny sizes: they must run at the first try on a GPU."
+import importlib.util
+import json
+import sys
+
+import pytest
+import torch
+from conftest import ROOT
+
+GPU = ROOT/'tests/gpu'
+
+
+@pytest.fixture
+def program(monkeypatch):
+    "Loads a file of tests/gpu as the module it is there"
+    monkeypatch.syspath_prepend(str(GPU))
+    monkeypatch.setenv('OMP_NUM_THREADS', '1')
+    def load(name):
+        if name in sys.modules: return sys.modules[name]
+        spec = importlib.util.spec_from_file_location(name, GPU/f'{name}.py')
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[name] = module
+        spec.loader.exec_module(module)
+        return module
+    before = set(sys.modules)
+    yield load
+    for name in {p.stem for p in GPU.glob('*.py')} - before: sys.modules.pop(name, None)
+
+
+def call(module, folder, *more):
+    "Exit code, and what the file says"
+    code = module.main(['--device', 'cpu', '--tiny', '--out', str(folder), *more])
+    return code, json.loads((folder/f'{module.__name__}.json').read_text())
+
+
+def test_correct(program, tmp_path):
+    correct = program('correct')
+    code, found = call(correct, tmp_path, '--minutes', '30')
+    items = {i['item']: i for i in found['items']}
+    assert code == 0 and found['complete'] and {i['status'] for i in items.values()} == {'passed'}
+    losses = [items[f'loss {name}'] for name in correct.LOSSES]
+    tiled = [i for i in losses if i['without_tiled_form'] is None]
+    assert len(losses) >= 18 and len(tiled) >= 8
+    for i in losses: assert len(i['checks']) == (12 if i in tiled else 6)
+    for i in items.values():
+        for c in i['checks']: assert c['passed'] and 0 <= c['error'] <= c['bound']
+    resumed = items['resume after a kill']
+    assert resumed['bit_equal'] and resumed['checks'][1]['error'] == 0
+    assert items['chunks with dropout']['control'] > .05
+    assert {'form padded', 'form unpadded', 'form lean'} <= set(items)
+
+
+def test_a_wrong_gradient_is_reported(program, tmp_path, capsys):
+    "And the next item runs"
+    from sfr_repro.losses.registry import LossSpec, make_loss
+
+    class Wrong(torch.autograd.Function):
+        "Twice its argument, with the gradient of its argument"
+        @staticmethod
+        def forward(ctx, x): return 2*x
+        @staticmethod
+        def backward(ctx, g): return g
+
+    good = make_loss('infonce')
+    def wrong_hand(h, h_pos): return 2*good(h, h_pos)
+    def wrong_on_one_device(h, h_pos):                  # right in float64 only
+        return 2*good(h, h_pos) if h.dtype == torch.float64 else Wrong.apply(good(h, h_pos))
+    def twice(h, h_pos): return tuple(2*g for g in good.grad(h, h_pos))
+    correct = program('correct')
+    for f, grad in ((wrong_hand, good.grad), (wrong_on_one_device, twice)):
+        correct.LOSSES[f.__name__] = LossSpec(f, grad, good.components)
+    code, found = call(correct, tmp_path, '--only', 'loss wrong')
+    hand, device = found['items']
+    assert code == 1 and found['counts'] == {'passed': 0, 'failed': 2, 'left out': 0}
+    assert hand['status'] == device['status'] == 'failed'
+    wrong = {c['check'] for c in device['checks'] if not c['passed']}
+    assert wrong == {'plain float32 autograd', 'plain bfloat16 autograd'}
+    assert 'failed   loss wrong_hand' in capsys.readouterr().out
+
+
+def test_an_error_and_the_clock(program, tmp_path):
+    "An exception is recorded with its type; what starts after the budget is left out"
+    report, arguments = program('report'), ['--device', 'cpu', '--out', str(tmp_path)]
+    def broken(): raise FloatingPointError('as planned')
+    one = report.Report('one', report.parse('', arguments, 1.))
+    one.item('broken', broken)
+    one.item('fine', lambda: {'line': 'fine'})
+    one.item('not a number', lambda: report.checks([report.check('x', float('nan'), 1.)]))
+    two = report.Report('two', report.parse('', [*arguments, '--minutes', '0'], 1.))
+    two.item('late', broken)
+    assert (one.end(), two.end()) == (1, 0)
+    one, two = (json.loads((tmp_path/f'{n}.json').read_text())['items'] for n in ('one', 'two'))
+    assert [i['status'] for i in one] == ['failed', 'passed', 'failed']
+    assert one[0]['line'] == 'FloatingPointError: as planned' and two[0]['status'] == 'left out'
+
+
+def test_speed(program, tmp_path):
+    pytest.importorskip('sentence_transformers')
+    code, found = call(program('speed'), tmp_path, '--minutes', '30')
+    items = {i['item']: i for i in found['items']}
+    assert code == 0 and {i['status'] for i in items.values()} == {'passed'}
+    sides = items['step bf16 b16']['sides']
+    assert {'theirs', 'padded', 'masked', 'buckets', 'unpadded', 'lean'} <= set(sides)
+    for side in sides.values():
+        for quantity in ('seconds', 'ratio', 'flops', 'share_of_peak'):
+            s = side[quantity]
+            assert 0 < s['q1'] <= s['median'] <= s['q3'] and s['turns'] == 2
+    assert sides['theirs']['ratio']['median'] == 1
+    assert items['peak bfloat16']['best'] > 0
+    assert [s['value'] > 0 for s in items['tiled loss']['losses'].values()] == [True]*3
+    assert items['trainer bf16 b128']['seconds']['median'] > 0
+
+
+def test_the_work_is_that_of_the_plan(program):
+    "Counted here, and by the package"
+    steps, room = program('steps'), 'sfr_repro.train.'
+    places = [room + name for name in ('cost', 'plan') if importlib.util.find_spec(room + name)]
+    cost = importlib.import_module(places[0])
+    shape = cost.Shape(12, 768, 3072, 12, 30522, 512)
+    rows = steps.make_batches(1, 8, 120)[0]
+    n = [len(r) for r in rows]
+    model = steps.make_model(steps.BASE, device='meta')
+    want = 6*cost.forward_flops(shape, sum(n), sum(x**2 for x in n)) + 6*8**2*768
+    assert steps.work(model, rows) == pytest.approx(want, rel=1e-12)
+
+
+def test_the_forms_have_one_list(program):
+    names, forms = program('report').FORMS, program('steps').FORMS
+    assert list(names) == list(forms)
+    for name, (*_, gpu) in forms.items(): assert gpu == name.endswith(('graph', 'compiled'))
+
+
+def test_packing(program):
+    "Each token in its sentence, the filling in sentences of its own, and nothing left over"
+    steps = program('steps')
+    for step in (1, 16, 256):
+        rows = steps.make_batches(1, 7, 120, seed=step)[0]
+        p = steps.pack(rows, step)
+        N, lengths = len(p['ids']), [len(r) for r in rows]*2
+        assert N % step == 0 and p['ends'][0] == 0 and p['ends'][-1] == N
+        assert p['ends'].diff()[:14].tolist() == lengths and p['ends'].diff().max() <= 32
+        for i, (a, b) in enumerate(zip(p['ends'], p['ends'][1:14+1], strict=False)):
+            assert p['ids'][a:b].tolist() == (rows*2)[i] and set(p['row'][a:b].tolist()) == {i}
+            assert p['places'][a:b].tolist() == list(range(lengths[i]))
+        assert set(p['row'][sum(lengths):].tolist()) <= {14}

@@ -161,11 +161,14 @@ def plan(
 @app.command()
 def pretrain(
     experiment:Annotated[str, typer.Argument(help="smoke, embedded, or a TOML file with a section [pretrain].")]="smoke",
+    change:Set=None,
     out:Out=None,
 ):
     "Make the embedded encoder: word pieces, piece vectors, masked-language modelling; goes on where it was stopped."
-    from sfr_repro.train.pretrain import pretrain as make, pretrain_config
-    _say(str(make(pretrain_config(experiment), out)))
+    from sfr_repro.pretrain.config import pretrain_config
+    config = pretrain_config(experiment, tuple(change or ()))
+    from sfr_repro.pretrain.recipe import pretrain as make
+    _say(str(make(config, out)))
 
 # %% ../nbs/cli.ipynb #236d1a07
 @app.command()

@@ -72,7 +72,7 @@ def test_every_experiment_file_is_sound():
     import tomllib
     from pathlib import Path
     from sfr_repro.core.config import load_experiment
-    from sfr_repro.train.pretrain import pretrain_config
+    from sfr_repro.pretrain.config import pretrain_config
     from sfr_repro.train.run import settle
     paths = sorted((Path(__file__).resolve().parents[1]/'nbs/experiments').rglob('*.toml'))
     assert len(paths) > 20

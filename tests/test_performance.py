@@ -4,12 +4,18 @@ from pathlib import Path
 import pytest
 
 import bench as program
-import sfr_repro.results.performance as perf
 from conftest import ROOT
+from sfr_repro.bench import harness, memory
+from sfr_repro.bench.harness import SMALL, Sizes, Spread, busy_share, check_neighbour, check_quiet, ratio, take_turns
+from sfr_repro.bench.memory import LossProcess, check_memory_marks, fits_in_memory
+from sfr_repro.bench.parts import PARTS, bench
+from sfr_repro.bench.passes import METHODS
+from sfr_repro.bench.steps import CAUSES, KINDS, kind_of, seconds_per_step, step_without, useful_flops
 from sfr_repro.core.notation import UserError
 from sfr_repro.core.records import read_record, read_records
-from sfr_repro.results.performance import (BARS, KINDS, METHODS, PARTS, SMALL, Sizes, Spread, bench, bench_results, bench_table, between, busy_share, check_quiet, curve_figure,
-                                           curve_points, fits, kind_of, need_marks, need_neighbour, profile_figure, profile_shares, ratio, take_turns, useful_flops)
+from sfr_repro.losses.tiled import TILED
+from sfr_repro.results.performance import BARS, bench_results, bench_table, curve_figure, curve_points, profile_figure, profile_shares
+from sfr_repro.train.cost import encoder_shape
 
 @pytest.mark.once
 def test_turns_are_swapped_and_all_are_kept():
@@ -20,20 +26,20 @@ def test_turns_are_swapped_and_all_are_kept():
 
 @pytest.mark.once
 def test_a_step_is_timed_from_call_to_call_without_the_first():
-    assert between([0., 9., 10., 12., 13.]) == 1. and between([0., 9., 11.]) == 2.
+    assert seconds_per_step([0., 9., 10., 12., 13.]) == 1. and seconds_per_step([0., 9., 11.]) == 2.
 
 @pytest.mark.once
 def test_a_busy_machine_is_refused(monkeypatch):
     assert 0 <= busy_share(.05) <= 1
-    monkeypatch.setattr(perf, 'busy_share', lambda: .4)
+    monkeypatch.setattr(harness, 'busy_share', lambda: .4)
     with pytest.raises(UserError, match='other programs use 40 % of the processors'): check_quiet()
     with pytest.raises(UserError, match='other programs use 40 %'): bench(('start',))
     check_quiet(force=True)
-    monkeypatch.setattr(perf, 'busy_share', lambda: float('nan'))
+    monkeypatch.setattr(harness, 'busy_share', lambda: float('nan'))
     check_quiet()
 
 def fake(monkeypatch, metrics):
-    monkeypatch.setattr(perf, 'busy_share', lambda: 0.)
+    monkeypatch.setattr(harness, 'busy_share', lambda: 0.)
     monkeypatch.setitem(PARTS, 'start', lambda sizes: (metrics, []))
 
 @pytest.mark.once
@@ -84,18 +90,18 @@ def test_the_curve_is_read_from_records():
     time, memory = curve_figure(points).axes
     assert [len(x.get_xdata()) for x in time.lines] == [2]*4 and [x.get_xdata().tolist() for x in memory.lines] == [[4096]]*4      # below 1 MiB there is no point
     assert curve_points([]).empty and list(curve_points([]).columns) == ['method', 'pairs', 'time', 'memory']
-    if Path('/proc/meminfo').exists(): assert fits('tiled', 10**6) and fits('plain', 64) and not fits('plain', 10**6)
+    if Path('/proc/meminfo').exists(): assert fits_in_memory('tiled', 10**6) and fits_in_memory('plain', 64) and not fits_in_memory('plain', 10**6)
 
 @pytest.mark.once
-@pytest.mark.skipif(not perf.Path('/proc/self/clear_refs').exists(), reason='reads the high-water mark from /proc')
+@pytest.mark.skipif(not Path('/proc/self/clear_refs').exists(), reason='reads the high-water mark from /proc')
 def test_tiled_losses_and_their_memory():
     found = bench(('tiled',), replace(SMALL, losses=('infonce',), rounds=1))['tiled']
     assert found['tiled/infonce/64 rows/median/ratio'] > 0 and 0 <= found['tiled/infonce/800 rows/largest/MiB above the inputs'] < 60
     assert found['tiled/infonce/twice the batch/median/growth of memory'] > 0
-    assert {f.__name__ for f in perf.TILED} == set(Sizes().losses), 'all that have a tiled form'
+    assert {f.__name__ for f in TILED} == set(Sizes().losses), 'all that have a tiled form'
 
 @pytest.mark.once
-@pytest.mark.skipif(not perf.Path('/proc/self/clear_refs').exists(), reason='reads the high-water mark from /proc')
+@pytest.mark.skipif(not Path('/proc/self/clear_refs').exists(), reason='reads the high-water mark from /proc')
 def test_four_programs_compute_one_loss():
     pytest.importorskip('sentence_transformers')
     found = bench(('tiled_curve',), replace(SMALL, rounds=1))['tiled_curve']
@@ -115,19 +121,19 @@ def test_every_bar_has_a_row_that_can_miss_it():
 
 @pytest.mark.once
 def test_parts_say_what_they_miss(monkeypatch):
-    monkeypatch.setattr(perf, 'find_spec', lambda name: None)
-    with pytest.raises(UserError, match='sentence-transformers is not installed'): need_neighbour()
-    monkeypatch.setattr(perf.Path, 'exists', lambda self: False)
-    with pytest.raises(UserError, match='which only Linux has'): need_marks()
+    monkeypatch.setattr(harness, 'find_spec', lambda name: None)
+    with pytest.raises(UserError, match='sentence-transformers is not installed'): check_neighbour()
+    monkeypatch.setattr(memory.Path, 'exists', lambda self: False)
+    with pytest.raises(UserError, match='which only Linux has'): check_memory_marks()
 
 @pytest.mark.once
 def test_a_process_that_dies_in_a_pass_is_no_silence():
-    with perf._Passes('tiled', replace(SMALL, tile=0)) as passes, pytest.raises(RuntimeError, match="process for 'tiled' ended in a pass over 64 pairs"): passes(64)
+    with LossProcess('tiled', replace(SMALL, tile=0)) as process, pytest.raises(RuntimeError, match="process for 'tiled' ended in a pass over 64 pairs"): process(64)
 
 @pytest.mark.once
 def test_useful_work_counts_no_padding():
     whole, ragged = useful_flops('sfr-mini', [[0]*16]*4, 8), useful_flops('sfr-mini', [[0]*16, [0]*8]*2, 8)
-    assert ragged < whole and whole == pytest.approx(6*8*(16*2*perf.encoder_shape('sfr-mini').linear*4 + 4*4*16*16*256) + 3*2*8*8*256)
+    assert ragged < whole and whole == pytest.approx(6*8*(16*2*encoder_shape('sfr-mini').linear*4 + 4*4*16*16*256) + 3*2*8*8*256)
 
 @pytest.mark.once
 def test_geometry_of_sums_is_that_of_tables():
@@ -148,7 +154,7 @@ def test_parts_have_the_keys_of_their_bars():
     one = replace(SMALL, rounds=1, precisions=('fp32',))
     found = bench(('profile', 'causes', 'extras'), one)
     assert sum(v for k, v in found['profile'].items() if '/fp32/' in k) == pytest.approx(1)
-    assert set(k.split('/')[2] for k in found['causes']) == set(perf.CAUSES) and all(v > 0 for v in found['causes'].values())
+    assert set(k.split('/')[2] for k in found['causes']) == set(CAUSES) and all(v > 0 for v in found['causes'].values())
     assert bench_results([type('R', (), {'kind': 'bench', 'metrics': found['extras']})]).bar.tolist() == ['at most 1.05', 'at most 0.05']
 
 @pytest.mark.once
@@ -161,10 +167,10 @@ def test_a_cause_is_taken_away_and_put_back():
     from sfr_repro.encode.encoder import SentenceEncoder
     from sfr_repro.train import trainer
     before, encoder = (trainer.can_pack, trainer.fast_dropout), SentenceEncoder.from_pretrained('sfr-mini')
-    assert trainer.can_pack(encoder) and perf._without('padded batches', lambda: trainer.can_pack(encoder)) is False
+    assert trainer.can_pack(encoder) and step_without('padded batches', lambda: trainer.can_pack(encoder)) is False
     def kinds():
         with trainer.fast_dropout(encoder.model): return {type(m).__name__ for m in encoder.model.modules() if 'Dropout' in type(m).__name__}
-    assert kinds() == {'FastDropout'} and perf._without("torch's dropout", kinds) == {'Dropout'} and before == (trainer.can_pack, trainer.fast_dropout)
+    assert kinds() == {'FastDropout'} and step_without("torch's dropout", kinds) == {'Dropout'} and before == (trainer.can_pack, trainer.fast_dropout)
 
 def test_committed_bench_records_keep_the_rules():
     for r in read_records(ROOT/'nbs/records/runs', kind='bench'):
@@ -172,3 +178,18 @@ def test_committed_bench_records_keep_the_rules():
         assert not bench_results([r]).empty or r.config['part'] == 'profile'
     parts = [r.config['part'] for r in read_records(ROOT/'nbs/records/runs', kind='bench')]
     assert len(set(parts)) == len(parts), 'one record a part: supersede the older'
+
+@pytest.mark.once
+def test_the_page_is_made_of_records_only():
+    "It imports labels of the bench, and nothing that opens a model, trains or times"
+    import ast
+    tree = ast.parse((ROOT/'sfr_repro/results/performance.py').read_text())
+    names = {f'{n.module}' for n in ast.walk(tree) if isinstance(n, ast.ImportFrom)} | {a.name for n in ast.walk(tree) if isinstance(n, ast.Import) for a in n.names}
+    assert names == {'collections.abc', 'pandas', 'seaborn', 'matplotlib.figure', 'bench.passes', 'bench.steps', 'core.records'}, names
+
+@pytest.mark.once
+def test_the_program_answers_line_by_line():
+    with LossProcess('plain', SMALL) as one, LossProcess('tiled', SMALL) as other:
+        if not Path('/proc/self/clear_refs').exists(): pytest.skip('reads the high-water mark from /proc')
+        (_, _, a), (_, _, b), (_, _, c) = one(64), other(64), one(64, 3)
+    assert a == c and abs(a-b) < 1e-5

@@ -15,8 +15,10 @@ from sfr_repro.encode.encoder import SentenceEncoder, best_device, make_head, to
 from sfr_repro.encode.loading import YARDSTICK
 from sfr_repro.encode.packed import FastDropout, forward_packed
 from sfr_repro.losses.registry import make_loss
-from sfr_repro.train.plan import (AFTER, DEV, DEVICES, PROBE, TASK_TEXTS, Device, encoder_shape, forward_flops, measured_share, memory_of, plan, plan_steps,
-                                  plan_table, plan_text, rehearse, show_time, stand_in, step_flops, work_of)
+from sfr_repro.train.cost import encoder_shape, forward_flops, step_flops
+from sfr_repro.train.plan import (AFTER, DEV, DEVICES, PROBE, TASK_TEXTS, Device, measured_share, memory_of, plan, plan_steps, plan_table, plan_text,
+                                  show_time, work_of)
+from sfr_repro.train.rehearse import random_encoder, rehearse
 from sfr_repro.train.run import open_encoder
 from sfr_repro.train.trainer import TwoViews, freeze_embeddings, train
 
@@ -137,7 +139,7 @@ def test_a_plan_refuses_what_a_run_refuses_in_its_words(tmp_path):
     small = embedded('data.sentences=10', 'train.batch=16')
     by_train = lambda: train(SentenceEncoder.from_pretrained('sfr-mini'), make_head('none', 8), make_loss('infonce'), [[2, 3]]*10, small.train, dict, tmp_path)
     assert said(plan, small, 'h100') == said(by_train) == 'train.batch is 16: the corpus has 10 sentences, and a batch cannot be larger'
-    for name in ('sfr-mini', YARDSTICK, str(stand_in('roberta-base', tmp_path, **TINY))):
+    for name in ('sfr-mini', YARDSTICK, str(random_encoder('roberta-base', tmp_path, **TINY))):
         most = SentenceEncoder.from_pretrained(name, pooler='mean').max_length
         def sized(n): return embedded(f"encoder.name='{name}'", f'encoder.max_length={n}')
         assert said(plan, sized(most+1), 'h100') == said(open_encoder, sized(most+1)) and plan(sized(most), 'h100').steps == 200
@@ -178,11 +180,11 @@ def test_mistakes_are_one_sentence(tmp_path):
     refused("and this is 'albert'", encoder_shape, tmp_path)
     (tmp_path/'config.json').write_text('{')
     refused('its config is neither here', encoder_shape, tmp_path)
-    refused('there are stand-ins for bert-base-uncased, roberta-base', stand_in, 'sfr-mini', tmp_path)
+    refused('there are stand-ins for bert-base-uncased, roberta-base', random_encoder, 'sfr-mini', tmp_path)
 
 @pytest.mark.once
 def test_an_encoder_that_is_not_here_is_a_sentence_offline(tmp_path):
-    code = ("from sfr_repro.train.plan import encoder_shape\nfrom sfr_repro.core.notation import UserError\nassert encoder_shape('roberta-base').vocabulary == 50265\n"
+    code = ("from sfr_repro.train.cost import encoder_shape\nfrom sfr_repro.core.notation import UserError\nassert encoder_shape('roberta-base').vocabulary == 50265\n"
             "try: encoder_shape('nobody/nothing')\nexcept UserError as e: print(e)")
     done = subprocess.run([sys.executable, '-c', code], **quiet(tmp_path, PYTHONPATH=str(ROOT), HF_HUB_OFFLINE='1', HF_HOME=str(tmp_path)))
     assert done.returncode == 0, done.stderr

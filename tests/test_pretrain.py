@@ -5,10 +5,13 @@ import pytest, torch
 from transformers import AutoModel, AutoTokenizer
 from conftest import ROOT
 from sfr_repro.core.records import equal_records, read_record
-from sfr_repro.train import pretrain as P
+from sfr_repro.pretrain import recipe as P
+from sfr_repro.pretrain.config import pretrain_config
+from sfr_repro.pretrain.model import new_model
+from sfr_repro.pretrain.text import CLS, SEP
 
 pytestmark = pytest.mark.once           # the embedded sentences only, but for one test
-SMOKE = P.pretrain_config('smoke')
+SMOKE = pretrain_config('smoke')
 RECORDS = ROOT/'nbs/records/runs'
 
 @pytest.fixture(scope='module')
@@ -70,9 +73,9 @@ def test_killed_at_any_moment_is_the_same_run(done, tmp_path, monkeypatch):
     same(done[0], path)
 
 def test_sigterm_leaves_a_checkpoint(done, tmp_path):
-    code = ('import os, signal; from sfr_repro.train import pretrain as P; real = P.Learner.step\n'
+    code = ('import os, signal; from sfr_repro.pretrain import recipe as P; from sfr_repro.pretrain.config import pretrain_config; real = P.Learner.step\n'
             'def step(self, n, *batch):\n    if n == 4: os.kill(os.getpid(), signal.SIGTERM)\n    return real(self, n, *batch)\n'
-            f'P.Learner.step = step; print(P.pretrain(P.pretrain_config("smoke"), {str(tmp_path)!r}, progress=False))')
+            f'P.Learner.step = step; print(P.pretrain(pretrain_config("smoke"), {str(tmp_path)!r}, progress=False))')
     r = subprocess.run([sys.executable, '-c', code], cwd=tmp_path, env=dict(os.environ, PYTHONPATH=str(ROOT)), capture_output=True, text=True)
     assert r.returncode == 0 and r.stdout.strip() == 'None', r.stderr
     folder = tmp_path/SMOKE.run_name
@@ -100,37 +103,48 @@ def test_what_is_saved_opens_in_transformers(done):
     tokenizer = AutoTokenizer.from_pretrained(folder)
     assert tokenizer.model_max_length == SMOKE.positions and tokenizer.mask_token == '[MASK]'
     ids = tokenizer('A cat sleeps.', return_tensors='pt')
-    assert ids['input_ids'][0, 0] == P.CLS and ids['input_ids'][0, -1] == P.SEP
+    assert ids['input_ids'][0, 0] == CLS and ids['input_ids'][0, -1] == SEP
     with torch.no_grad(): assert model.float()(**ids).last_hidden_state.isfinite().all()
     assert sorted(p.name for p in folder.iterdir()) == ['README.md', 'config.json', 'model.safetensors', 'tokenizer.json', 'tokenizer_config.json']
 
 def test_the_embedded_recipe_fits_the_package():
-    with torch.device('meta'): n = sum(p.numel() for p in P.BertModel(P.new_model(P.pretrain_config('embedded')).config, add_pooling_layer=False).parameters())
+    with torch.device('meta'): n = sum(p.numel() for p in P.BertModel(new_model(pretrain_config('embedded')).config, add_pooling_layer=False).parameters())
     assert 2*n < 13e6
 
 def test_every_experiment_file_is_read_and_recorded():
     files = sorted((ROOT/'nbs/experiments').glob('pretrain*.toml'))
-    assert len(files) == 2 and P.pretrain_config(files[0]) == P.pretrain_config('embedded') != P.pretrain_config(files[1])
-    for p in files: assert (RECORDS/f'{P.pretrain_config(p).run_name}.json').is_file()
+    assert len(files) == 2 and pretrain_config(files[0]) == pretrain_config('embedded') != pretrain_config(files[1])
+    for p in files: assert (RECORDS/f'{pretrain_config(p).run_name}.json').is_file()
 
 def test_what_ships_is_what_was_recorded():
     shipped = ROOT/'sfr_repro/assets/sfr-mini'
-    path = RECORDS/f"{P.pretrain_config('embedded').run_name}.json"
+    path = RECORDS/f"{pretrain_config('embedded').run_name}.json"
     assert P.weights_sha256(P.SentenceEncoder.from_pretrained('sfr-mini').model) == read_record(path).encoder.sha256
     assert (shipped/'README.md').read_text() == P.card(path)
 
 def test_what_ships_scores_as_recorded(data_folder):
-    r = read_record(RECORDS/f"{P.pretrain_config('embedded').run_name}.json")
+    r = read_record(RECORDS/f"{pretrain_config('embedded').run_name}.json")
     sets = [P.load_sts('STS12', source='folder')]
     found = P.evaluate_sts(P.SentenceEncoder.from_pretrained('sfr-mini', pooler='mean'), sets=sets, progress=False)['STS12']
     assert abs(found-r.metrics['sts/STS12/test/all/spearman']) < 2e-3       # version 0.1's vocabulary with these weights: a hundredth less
 
 @pytest.mark.parametrize('text, says', [('preset = "huge"', 'must be one of'), ('[pretrain]\nlr_max = 1', 'lr_max'), ('preset = ', 'not TOML'),
-                                        ('[pretrain]\nschedule = [[0, 1.0]]', 'two knots'), ('[pretrain]\nvocab = 0', 'at least 1'),
+                                        ('[pretrain]\nschedule = [[0, 1.0]]', 'two knots'), ('[pretrain]\nvocab = 0', 'vocab is 0: input should be greater than or equal to 6'),
                                         ('[pretrain]\nbatches = 0', 'batches is 0'), ('[pretrain]\nbatches = true', 'batches is True')])
 def test_a_wrong_file_is_one_sentence(tmp_path, text, says):
     (tmp_path/'x.toml').write_text(text)
-    with pytest.raises(P.UserError, match=says): P.pretrain_config(tmp_path/'x.toml')
+    with pytest.raises(P.UserError, match=says): pretrain_config(tmp_path/'x.toml')
 
 def test_a_vocabulary_too_large_for_the_text_is_said(tmp_path):
     with pytest.raises(P.UserError, match='vocab is 50000'): P.pretrain(replace(SMOKE, vocab=50000), tmp_path, progress=False)
+
+@pytest.mark.parametrize('change, says', [('pretrain.clip=-1', 'clip is -1'), ('pretrain.window=1000', 'window is 1000'), ('clip=1', "'clip' is no setting"),
+                                          ('train.lr=1', "'train.lr' is no setting"), ('pretrain.width=33', 'multiple of heads'), ('pretrain.lr', 'write section.key=value')])
+def test_one_value_can_be_changed_and_is_checked(change, says):
+    with pytest.raises(P.UserError, match=says): pretrain_config('smoke', (change,))
+    assert pretrain_config('smoke', ('pretrain.clip=0',)).clip == 0
+
+def test_the_command_takes_set(tmp_path):
+    done = subprocess.run([sys.executable, '-c', 'from sfr_repro.cli import main; main()', 'pretrain', 'smoke', '--set', 'pretrain.clip=-1', '--out', str(tmp_path)],
+                          cwd=tmp_path, env=dict(os.environ, PYTHONPATH=str(ROOT)), capture_output=True, text=True)
+    assert done.returncode == 2 and 'clip is -1' in done.stderr and not any(tmp_path.iterdir())

@@ -10,6 +10,7 @@ __all__ = ['PRESETS', 'EncoderConfig', 'LossConfig', 'TeacherConfig', 'DataConfi
 import hashlib
 import itertools
 import json
+import math
 import tomllib
 from dataclasses import asdict, fields, replace
 from pathlib import Path
@@ -19,7 +20,7 @@ from pydantic.dataclasses import dataclass
 from .notation import UserError
 
 # %% ../../nbs/core/02_config.ipynb #7d924ccb
-_strict = ConfigDict(extra="forbid", strict=True)
+STRICT = ConfigDict(extra="forbid", strict=True)
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
 
@@ -28,19 +29,19 @@ def _once(xs):
     return xs
 
 # %% ../../nbs/core/02_config.ipynb #bdacc5b4
-@dataclass(frozen=True, config=_strict)
+@dataclass(frozen=True, config=STRICT)
 class EncoderConfig:
     "What is trained"
     name:str = "sfr-mini" # `sfr-mini`, a Hugging Face name, or a folder
     pooler:Literal["cls","mean","max","first_last","embedding_last"]|None = None # None: as saved with the encoder
     head:Literal["none","linear","tanh-linear","linear-tanh"] = "none" # On top while training, dropped at test; linear-tanh is SimCSE's
     head_init_std:Positive|None = None # Normal initialisation of the head; None: torch's own
-    max_length:Count = 32 # Word pieces per training sentence, special tokens included
+    max_length:Annotated[int, Field(ge=3)] = 32 # Word pieces per training sentence, special tokens included
     dropout:Annotated[float, Field(ge=0, lt=1)]|None = None # Hidden and attention dropout; None: as in the encoder's config
     freeze_embeddings:bool = False # Leave word, position and type embeddings and their LayerNorm as they are
 
 # %% ../../nbs/core/02_config.ipynb #31ce0796
-@dataclass(frozen=True, config=_strict)
+@dataclass(frozen=True, config=STRICT)
 class LossConfig:
     "Which loss, by exact name, with its constants"
     name:str = "infonce" # A name of `losses.registry.LOSSES`
@@ -50,14 +51,14 @@ class LossConfig:
     module_sha256:str|None = None # Of that file's content, filled in when the experiment is read
 
 # %% ../../nbs/core/02_config.ipynb #f961e3f9
-@dataclass(frozen=True, config=_strict)
+@dataclass(frozen=True, config=STRICT)
 class TeacherConfig:
     "Where a loss that asks for reference similarities gets them"
     name:str|None = None # "self" (the model, with a stop-gradient), "ppmi" (piece vectors of the corpus), or an encoder's name or folder
     pooler:Literal["cls","mean","max","first_last","embedding_last"]|None = None # None: as saved with it
 
 # %% ../../nbs/core/02_config.ipynb #25171eb2
-@dataclass(frozen=True, config=_strict)
+@dataclass(frozen=True, config=STRICT)
 class DataConfig:
     "Sentences to train on"
     corpus:tuple[str,...] = ("wiki_2014",) # Names of the data folder's corpora; the hub and embedded sources have one each
@@ -66,7 +67,7 @@ class DataConfig:
     source:Literal["folder","hub","embedded"]|None = None # Where all data comes from; None: the first that can serve
 
 # %% ../../nbs/core/02_config.ipynb #72dd587b
-@dataclass(frozen=True, config=_strict)
+@dataclass(frozen=True, config=STRICT)
 class TrainConfig:
     "How it is trained"
     batch:Annotated[int, Field(ge=2)] = 64 # Sentences per step over all processes, so `batch - 1` negatives
@@ -77,14 +78,14 @@ class TrainConfig:
     lr:Positive = 1e-4 # Peak learning rate of AdamW
     schedule:Literal["linear","cosine","constant"] = "linear"
     warmup:Annotated[int, Field(ge=0)] = 0 # Steps of linear warm-up
-    weight_decay:Annotated[float, Field(ge=0)] = 0.
+    weight_decay:Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.
     clip:Annotated[float, Field(ge=0, allow_inf_nan=False)] = 1. # Largest gradient norm; 0: not clipped
     precision:Literal["auto","fp32","bf16"] = "auto" # auto: bf16 where the device has the instructions
     eval_every:Count = 25 # Steps between looks at STS-B dev; the best is kept
     measure_every:Count|None = None # Steps between measurements of the encoder's geometry; None: none
 
 # %% ../../nbs/core/02_config.ipynb #35a4da9a
-@dataclass(frozen=True, config=_strict)
+@dataclass(frozen=True, config=STRICT)
 class EvaluateConfig:
     "What is measured at the end"
     tasks:Annotated[tuple[Literal["sts","transfer","retrieval","geometry","dev"],...], Field(min_length=1), AfterValidator(_once)] = ("sts",)
@@ -94,7 +95,11 @@ class EvaluateConfig:
 # %% ../../nbs/core/02_config.ipynb #4b9474f4
 SECTIONS = {"encoder":EncoderConfig, "loss":LossConfig, "teacher":TeacherConfig, "data":DataConfig, "train":TrainConfig, "evaluate":EvaluateConfig}
 
-def _plain(x): return tuple(map(_plain, x)) if isinstance(x, (list,tuple)) else {k:_plain(v) for k,v in x.items()} if isinstance(x, dict) else x
+def with_tuples(x):
+    "`x` with a tuple for each list in it, so that nothing in a setting can change"
+    if isinstance(x, (list,tuple)): return tuple(map(with_tuples, x))
+    if isinstance(x, dict): return {k:with_tuples(v) for k,v in x.items()}
+    return x
 
 # %% ../../nbs/core/02_config.ipynb #a01e3a6c
 def setting_id(
@@ -104,7 +109,7 @@ def setting_id(
     return hashlib.sha256(json.dumps(sections, sort_keys=True).encode()).hexdigest()[:12]
 
 # %% ../../nbs/core/02_config.ipynb #a553022f
-@dataclass(frozen=True, config=_strict)
+@dataclass(frozen=True, config=STRICT)
 class RunConfig:
     "Everything that decides a run"
     experiment:str # Name of the experiment: the file's stem, or the preset's name
@@ -160,19 +165,27 @@ class ConfigError(UserError):
 # %% ../../nbs/core/02_config.ipynb #b99ade97
 HOW = ("tile","module")   # keys of [loss] that are no constants of the loss
 
-def _section(name, given, where):
-    "One section from plain data"
-    if not isinstance(given, dict): raise ConfigError(f"{where}: {name} is {given!r}: it must be a section [{name}]")
-    cls, given = SECTIONS[name], dict(given)
-    if cls is LossConfig: given = {"name":given.pop("name","infonce"), **{k:given.pop(k) for k in HOW if k in given}, "constants":given}
-    if unknown := sorted(set(given)-{f.name for f in fields(cls)}):
-        why = next((": accumulated batches add no negatives, so it is not offered; chunk takes a large batch through a small memory" for k in unknown if "accum" in k), None)
-        raise ConfigError(f"{where}: [{name}] has no key {unknown[0]!r}" + (why or f": it may have {', '.join(f.name for f in fields(cls))}"))
+def read_section(name, cls, given, where):
+    "One section from plain data: an object of the dataclass `cls`"
+    if not isinstance(given, dict):
+        raise ConfigError(f"{where}: {name} is {given!r}: it must be a section [{name}]")
+    given = dict(given)
+    if cls is LossConfig:
+        how = {k:given.pop(k) for k in HOW if k in given}
+        given = {"name":given.pop("name","infonce"), **how, "constants":given}
+    known = [f.name for f in fields(cls)]
+    if unknown := sorted(set(given)-set(known)):
+        why = f": it may have {', '.join(known)}"
+        if any("accum" in k for k in unknown):
+            why = (": accumulated batches add no negatives, so it is not offered; "
+                   "chunk takes a large batch through a small memory")
+        raise ConfigError(f"{where}: [{name}] has no key {unknown[0]!r}{why}")
     try: return cls(**given)
     except ValidationError as e:
         first = e.errors()[0]
         key,msg = ".".join(map(str, first["loc"][:1])), first["msg"].removeprefix("Value error, ")
-        raise ConfigError(f"{where}: [{name}] {key} is {first['input']!r}: {msg[0].lower()+msg[1:]}") from None
+        allowed = msg[0].lower()+msg[1:]
+        raise ConfigError(f"{where}: [{name}] {key} is {first['input']!r}: {allowed}") from None
 
 # %% ../../nbs/core/02_config.ipynb #7ef6c1b7
 def _merge(base, new):
@@ -186,9 +199,11 @@ def _merge(base, new):
         else: out[k] = v
     return out
 
-def _set(raw, dotted, value, where):
+def _set(raw, dotted, value, where, sections=SECTIONS):
     section,_,key = dotted.partition(".")
-    if not key or section not in SECTIONS: raise ConfigError(f"{where}: {dotted!r} is no setting: write section.key, with a section of {', '.join(SECTIONS)}")
+    if not key or section not in sections:
+        raise ConfigError(f"{where}: {dotted!r} is no setting: write section.key, "
+                          f"with a section of {', '.join(sections)}")
     return _merge(raw, {section:{key:value}})
 
 # %% ../../nbs/core/02_config.ipynb #b12e54e3
@@ -219,68 +234,100 @@ def _variants(raw, where):
         yield _merge(raw, {k:x for k,x in v.items() if k != "seeds"}), v.get("seeds")
 
 # %% ../../nbs/core/02_config.ipynb #651911b3
-def _read(path):
+def _read(path, presets):
     "`(name, plain data, sha256)` of an experiment file or preset"
-    if str(path) in PRESETS: return str(path), {"preset":str(path)}, ""
+    if str(path) in presets: return str(path), {"preset":str(path)}, ""
     path = Path(path)
-    if not path.is_file(): raise ConfigError(f"{path} is neither an experiment file nor a preset: the presets are {', '.join(PRESETS)}")
+    if not path.is_file():
+        raise ConfigError(f"{path} is neither an experiment file nor a preset: "
+                          f"the presets are {', '.join(presets)}")
     data = path.read_bytes()
-    try: return path.stem, _plain(tomllib.loads(data.decode())), hashlib.sha256(data).hexdigest()
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as e: raise ConfigError(f"{path}: not TOML: {e}") from None
+    try: raw = with_tuples(tomllib.loads(data.decode()))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as e:
+        raise ConfigError(f"{path}: not TOML: {e}") from None
+    return path.stem, raw, hashlib.sha256(data).hexdigest()
+
+def _value(text):
+    "An override's value: TOML where it is TOML, else the text itself"
+    try: return with_tuples(tomllib.loads(f"x = {text}")["x"])
+    except tomllib.TOMLDecodeError: return text
+
+def read_settings(path, presets, sections, overrides=(), others=()):
+    "`(name, preset, plain data, sha256)`: a file over its preset, overrides over both"
+    name,raw,sha = _read(path, presets)
+    preset = raw.pop("preset", "embedded")
+    if not isinstance(preset, str) or preset not in presets:
+        raise ConfigError(f"{path}: preset is {preset!r}: it must be one of {', '.join(presets)}")
+    raw = _merge(presets[preset], raw)
+    for o in overrides:
+        key,eq,text = o.partition("=")
+        if not eq: raise ConfigError(f"override {o!r}: write section.key=value")
+        if key=="seeds" and key in others: raw = {**raw, key:_value(text)}
+        else: raw = _set(raw, key, _value(text), f"override {o!r}", sections)
+    if unknown := sorted(set(raw)-set(sections)-set(others)):
+        known = ", ".join(("preset", *others, *sections))
+        raise ConfigError(f"{path}: there is no {unknown[0]!r}: a file may have {known}")
+    return name, preset, raw, sha
 
 def _with_module(loss, folder, where):
     "The section with the hash of its module's content"
     if loss.module is None: return loss
     path = Path(folder)/loss.module
-    if not path.is_file(): raise ConfigError(f"{where}: [loss] module is {loss.module!r}: there is no file {path}")
+    if not path.is_file():
+        raise ConfigError(f"{where}: [loss] module is {loss.module!r}: there is no file {path}")
     return replace(loss, module_sha256=hashlib.sha256(path.read_bytes()).hexdigest())
+
+def _steps(train, data):
+    "How many steps a training has, where the sections say it"
+    if train.steps is not None: return train.steps
+    if data.sentences is None: return None
+    return math.ceil(train.epochs*(data.sentences//train.batch))
 
 def _check_sizes(parts, where):
     "What one section says of another"
     train,loss = parts["train"], parts["loss"]
-    if (train.steps is None) == (train.epochs is None): raise ConfigError(f"{where}: [train] needs either steps or epochs")
-    if train.stop is not None and (train.steps is None or train.stop > train.steps):
-        raise ConfigError(f"{where}: [train] stop is {train.stop}: it must be at most train.steps, {train.steps}")
-    if "dev" in (tasks := parts["evaluate"].tasks) and len(tasks) > 1:
-        raise ConfigError(f"{where}: [evaluate] tasks is {list(tasks)}: dev stands alone, it means that no test set is read")
+    if (train.steps is None) == (train.epochs is None):
+        raise ConfigError(f"{where}: [train] needs either steps or epochs")
     for name,size in (("[train] chunk",train.chunk), ("[loss] tile",loss.tile)):
-        if size is not None and size > train.batch: raise ConfigError(f"{where}: {name} is {size}: it must be at most train.batch, {train.batch}")
-
-def _value(text):
-    "An override's value: TOML where it is TOML, else the text itself"
-    try: return _plain(tomllib.loads(f"x = {text}")["x"])
-    except tomllib.TOMLDecodeError: return text
+        if size is not None and size > train.batch:
+            raise ConfigError(f"{where}: {name} is {size}: "
+                              f"it must be at most train.batch, {train.batch}")
+    if train.stop is not None and (train.steps is None or train.stop > train.steps):
+        raise ConfigError(f"{where}: [train] stop is {train.stop}: "
+                          f"it must be at most train.steps, {train.steps}")
+    tasks = parts["evaluate"].tasks
+    if "dev" in tasks and len(tasks) > 1:
+        raise ConfigError(f"{where}: [evaluate] tasks is {list(tasks)}: "
+                          "dev stands alone, it means that no test set is read")
+    steps = _steps(train, parts["data"])
+    if steps and train.warmup > steps:
+        raise ConfigError(f"{where}: [train] warmup is {train.warmup}: "
+                          f"it must be at most the steps of the training, {steps}")
 
 # %% ../../nbs/core/02_config.ipynb #00c73f4e
 def _check_seeds(seeds, where):
-    if not isinstance(seeds, tuple) or not seeds or not all(type(s) is int and 0 <= s < 2**32 for s in seeds):
-        raise ConfigError(f"{where}: seeds is {seeds!r}: it must be a list of integers from 0 to 2**32 - 1")
+    whole = isinstance(seeds, tuple) and all(type(s) is int and 0 <= s < 2**32 for s in seeds)
+    if not whole or not seeds:
+        raise ConfigError(f"{where}: seeds is {seeds!r}: "
+                          "it must be a list of integers from 0 to 2**32 - 1")
 
 def load_experiment(
     path:str|Path, # A TOML file, or the name of a preset
     overrides:tuple[str,...]=(), # Such as `("loss.tau=0.1", "seeds=[0,1]")`, over the file's values
 )->tuple[RunConfig,...]: # One per setting and seed, without repeats
     "Read an experiment; `ConfigError` says in one sentence what is wrong"
-    name,raw,sha = _read(path)
+    others = ("seeds","sweep","variant")
+    name,preset,raw,sha = read_settings(path, PRESETS, SECTIONS, overrides, others)
     folder = str(Path(path).parent) if sha else ""
-    preset = raw.pop("preset", "embedded")
-    if not isinstance(preset, str) or preset not in PRESETS: raise ConfigError(f"{path}: preset is {preset!r}: it must be one of {', '.join(PRESETS)}")
-    raw = _merge(PRESETS[preset], raw)
-    for o in overrides:
-        key,eq,text = o.partition("=")
-        if not eq: raise ConfigError(f"override {o!r}: write section.key=value")
-        raw = {**raw, "seeds":_value(text)} if key=="seeds" else _set(raw, key, _value(text), f"override {o!r}")
     where,seeds = str(path), raw.pop("seeds")
     _check_seeds(seeds, where)
-    if unknown := set(raw)-set(SECTIONS)-{"sweep","variant"}:
-        raise ConfigError(f"{where}: there is no {sorted(unknown)[0]!r}: a file may have preset, seeds, sweep, variant, {', '.join(SECTIONS)}")
     runs = {}
-    for one,own in _variants(raw, where):
-        if own is not None: _check_seeds(own, where)
-        parts = {k:_section(k, one.get(k, {}), where) for k in SECTIONS}
+    for one,its_seeds in _variants(raw, where):
+        if its_seeds is not None: _check_seeds(its_seeds, where)
+        parts = {k:read_section(k, cls, one.get(k, {}), where) for k,cls in SECTIONS.items()}
         parts["loss"] = _with_module(parts["loss"], folder, where)
         _check_sizes(parts, where)
-        for s in seeds if own is None else own:
+        for s in seeds if its_seeds is None else its_seeds:
             c = RunConfig(name, s, preset, sha, folder, **parts)
             runs[c.run_name] = c
     return tuple(runs.values())

@@ -154,10 +154,10 @@ def test_a_model_with_a_decoder_is_refused(tmp_path):
     assert "\n" not in str(e.value) and not (tmp_path/"out").exists()
 
 def test_progress_is_shown_when_asked_for(tiny, tmp_path, monkeypatch):
-    from sfr_repro.evaluate import geometry
     from sfr_repro.encode import encoder
+    from sfr_repro.geometry import measure
     asked = []
-    for module in (geometry, encoder):
+    for module in (measure, encoder):
         bar = module.tqdm
         monkeypatch.setattr(module, "tqdm", lambda *a, bar=bar, **kw: asked.append((kw["desc"], kw["disable"])) or bar(*a, **kw))
     for progress in (True, False): analyse(tiny/"new", sentences=load_mini_corpus()[:80], out=tmp_path, progress=progress)

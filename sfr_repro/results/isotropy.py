@@ -26,12 +26,16 @@ from ..core.notation import UserError
 from ..core.records import Record, code_state, equal_records, package_versions, read_record, runs_folder, write_record, write_whole
 from ..data.sources import Source
 from ..encode.encoder import SentenceEncoder, best_device, device_entry, resolve_precision, weights_sha256
-from ..evaluate.geometry import Geometry, anisotropy, geometry_metrics, measure, named_sentences, pooled_metrics, token_kinds, token_self_similarity
+from ..geometry.measure import Geometry, measure_geometry
+from ..geometry.metrics import anisotropy, geometry_metrics, token_self_similarity
+from ..geometry.probe import named_sentences
+from ..geometry.sentence_space import pooled_metrics
+from ..geometry.token_kinds import token_kinds
 from .report import html_page, picture
 
 # %% ../../nbs/results/04_isotropy.ipynb #3c663cbb
 def token_metrics(
-    g:Geometry, # From `measure`
+    g:Geometry, # From `measure_geometry`
     where:str, # "geometry/<set>/<split>"
 )->dict[str,float]: # `<where>/token:<piece>/self_similarity_adjusted` and `/contexts`; the piece is quoted as in a web address
     "Each token type at the last layer, by the names of records"
@@ -81,7 +85,7 @@ def measured(
     progress:bool=False, # Show bars when this takes a while
 )->tuple[dict[str,float],str]: # By the names of records; why there is no official reading, "" where there is
     "Layers in both readings, tokens, sentences"
-    read = lambda reading: measure(encoder, sentences, reading=reading, truncate=truncate, progress=progress)
+    read = lambda reading: measure_geometry(encoder, sentences, reading=reading, truncate=truncate, progress=progress)
     clean,why = read("clean"), ""
     metrics = geometry_metrics(clean, where)
     try: metrics |= geometry_metrics(read("official"), where)

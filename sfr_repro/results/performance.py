@@ -45,7 +45,10 @@ from ..data.sources import resolve
 from ..data.sts import STSSet, load_sts, sts_sets
 from ..encode.encoder import YARDSTICK, SentenceEncoder, _locate, _quiet, make_head, resolve_precision, tokenize, weights_sha256
 from ..encode.teachers import frozen_teacher
-from ..evaluate.geometry import add_batch, census, empty_geometry, frequent_types, geometry_probe, hidden_states, layer_values, lookups, make_plan, padded_batches, token_self_similarity
+from ..geometry.measure import (add_batch, census, empty_geometry, frequent_types,
+    hidden_states, lookups, make_plan, padded_batches)
+from ..geometry.metrics import layer_values, token_self_similarity
+from ..geometry.probe import geometry_probe
 from ..evaluate.sts import evaluate_sts
 from ..losses.registry import make_loss
 from ..losses.tiled import TILED

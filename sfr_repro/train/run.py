@@ -30,7 +30,7 @@ from ..data.sts import load_sts, reference_set, sts_sets
 from ..encode.encoder import SentenceEncoder, best_device, device_entry, make_head, resolve_precision, tokenize, weights_sha256
 from ..encode.piece_vectors import ppmi_vectors
 from ..encode.teachers import frozen_teacher, self_teacher, teacher_vectors
-from ..evaluate.geometry import geometry_probe
+from ..geometry.probe import geometry_probe
 from ..evaluate.sts import evaluate_sts
 from ..evaluate.tasks import evaluate_tasks, gather as read_tasks
 from ..losses.registry import Loss, load_losses, make_loss

@@ -5,16 +5,22 @@ import numpy as np, pytest, torch
 from transformers import BertConfig, BertModel, BloomConfig, BloomModel, DebertaV2Config, DebertaV2Model, T5Config, T5Model
 
 from sfr_repro.analysis.dynamics import CLAIMS, claims_table, judge, trajectories
+from sfr_repro.analysis.geometry_record import missing_reading, model_names, record_geometry
 from sfr_repro.core.config import load_experiment
 from sfr_repro.core.notation import UserError
 from sfr_repro.core.records import metrics_table, read_record
 from sfr_repro.data.mini_sts import load_mini_corpus
 from sfr_repro.encode.encoder import SentenceEncoder
-from sfr_repro.results.isotropy import analyse, before_after, layer_figure, missing_reading, model_names, token_shifts, token_table, wide_table
+from sfr_repro.results.isotropy import before_after, layer_figure, token_shifts, token_table, wide_table, write_analysis
 from sfr_repro.results.report import sts_scores
 from sfr_repro.train.run import run
 
 pytestmark = pytest.mark.once          # the embedded source only
+
+def analyse(model, **options):
+    "Measure and draw, as `sfr-repro analyse` does"
+    kept = record_geometry(model, **options)
+    return write_analysis([record for record, _ in kept], kept[0][1])
 
 @pytest.fixture(scope="module")
 def watched(tmp_path_factory):
@@ -162,3 +168,10 @@ def test_progress_is_shown_when_asked_for(tiny, tmp_path, monkeypatch):
         monkeypatch.setattr(module, "tqdm", lambda *a, bar=bar, **kw: asked.append((kw["desc"], kw["disable"])) or bar(*a, **kw))
     for progress in (True, False): analyse(tiny/"new", sentences=load_mini_corpus()[:80], out=tmp_path, progress=progress)
     assert asked == [(desc, None if progress else True) for progress in (True, False) for desc in ("geometry", "geometry", "encode")]
+
+def test_results_open_no_model():
+    "What draws is a function of records: it has no name of what opens, encodes or trains"
+    from sfr_repro.results import isotropy, learning_dynamics
+    for module in (isotropy, learning_dynamics):
+        names = vars(module)
+        assert not {"SentenceEncoder", "measure_geometry", "analyse_record", "record_geometry", "run", "torch"} & set(names), module.__name__

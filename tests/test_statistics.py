@@ -93,6 +93,6 @@ def test_a_look_leaves_the_model_as_it_was():
     encoder = SentenceEncoder.from_pretrained('sfr-mini', precision='fp32', dropout=.3)
     for mode in (True, False):
         encoder.model.train(mode)
-        h, h_pos = Probe(encoder, load_mini_corpus()[:3]).look()
+        h, h_pos = Probe(encoder, load_mini_corpus()[:3]).two_views()
         assert encoder.model.training is mode and not torch.equal(h, h_pos) and h.dtype == torch.float64
         torch.testing.assert_close(h.norm(dim=1), torch.ones(3, dtype=torch.float64))

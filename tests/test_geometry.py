@@ -137,7 +137,8 @@ def test_a_record_has_the_dimensions_for_half_of_each_layer(tiny):
     g = measure_geometry(tiny, CORPUS[:60])
     found = geometry_metrics(g, "geometry/given/all")
     for layer, share in enumerate(contributions(g)):
-        where, totals = f"geometry/given/all/layer:{layer}", accumulate(sorted(share.tolist())[::-1])
+        where = f"geometry/given/all/layer:{layer}"
+        totals = accumulate(sorted(share.tolist(), reverse=True))
         n = next(n for n, total in enumerate(totals, 1) if total >= .5)
         assert found[f"{where}/dimensions_for_half"] == n
         assert found[f"{where}/top_dimension_share"] == share.max().item()

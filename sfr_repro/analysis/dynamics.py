@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['CLAIMS', 'FACTORS', 'COLUMNS', 'Claim', 'Verdict', 'judge', 'geometry_values', 'with_leads', 'run_of', 'trajectories',
-           'vary_factor', 'claims_table', 'half_way', 'check_steps', 'dev_scores', 'by_setting',
+           'vary_factor', 'half_way', 'check_steps', 'claims_table', 'dev_scores', 'by_setting',
            'count_changed_measures']
 
 # %% ../../nbs/analysis/02_dynamics.ipynb #4898ec8c
@@ -161,6 +161,27 @@ def vary_factor(
     others = [table[k]==centre for k,centre in FACTORS.items() if k != factor]
     return table[np.logical_and.reduce(others)]
 
+# %% ../../nbs/analysis/02_dynamics.ipynb #911c64f1
+def half_way(
+    mean:pd.Series, # Step -> mean over seeds
+)->float: # nan where nothing changed
+    "The first step at which half of the change was there"
+    first,last = mean.iloc[0], mean.iloc[-1]
+    return mean.index[(mean-first)/(last-first) >= .5].min() if last != first else np.nan
+
+# %% ../../nbs/analysis/02_dynamics.ipynb #51f37251
+def check_steps(
+    setting:tuple, # Values of the factors
+    table:pd.DataFrame, # Runs of this setting
+)->None:
+    "`UserError` when two runs were measured at different steps"
+    steps = {tuple(sorted(x.unique())) for _,x in table.groupby(["weights","id","seed"]).step}
+    if len(steps) < 2: return
+    which = ", ".join(f"{k} {v}" for k,v in zip(FACTORS, setting))
+    last = ", ".join(str(x[-1]) for x in sorted(steps))
+    raise UserError(f"runs with {which} were looked at last at steps {last}, {len(steps)} ways of "
+                    "looking: runs of one setting need the same looks")
+
 # %% ../../nbs/analysis/02_dynamics.ipynb #45e2b48f
 def claims_table(
     table:pd.DataFrame, # From `trajectories`, of one setting or more
@@ -179,25 +200,6 @@ def claims_table(
             rows.append((*setting, c.name, v.word, v.start, v.change, v.sd, v.seeds, half))
     names = ["claim","verdict","start","change","sd","seeds","half_way"]
     return pd.DataFrame(rows, columns=[*FACTORS,*names])
-
-def half_way(
-    mean:pd.Series, # Step -> mean over seeds
-)->float: # nan where nothing changed
-    "The first step at which half of the change was there"
-    first,last = mean.iloc[0], mean.iloc[-1]
-    return mean.index[(mean-first)/(last-first) >= .5].min() if last != first else np.nan
-
-def check_steps(
-    setting:tuple, # Values of the factors
-    table:pd.DataFrame, # Runs of this setting
-)->None:
-    "`UserError` when two runs were measured at different steps"
-    steps = {tuple(sorted(x.unique())) for _,x in table.groupby(["weights","id","seed"]).step}
-    if len(steps) < 2: return
-    which = ", ".join(f"{k} {v}" for k,v in zip(FACTORS, setting))
-    last = ", ".join(str(x[-1]) for x in sorted(steps))
-    raise UserError(f"runs with {which} were looked at last at steps {last}, {len(steps)} ways of "
-                    "looking: runs of one setting need the same looks")
 
 # %% ../../nbs/analysis/02_dynamics.ipynb #50fb22fa
 def dev_scores(

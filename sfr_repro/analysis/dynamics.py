@@ -169,7 +169,7 @@ def half_way(
     first,last = mean.iloc[0], mean.iloc[-1]
     return mean.index[(mean-first)/(last-first) >= .5].min() if last != first else np.nan
 
-# %% ../../nbs/analysis/02_dynamics.ipynb #51f37251
+# %% ../../nbs/analysis/02_dynamics.ipynb #68a2bc4a
 def check_steps(
     setting:tuple, # Values of the factors
     table:pd.DataFrame, # Runs of this setting
@@ -177,7 +177,7 @@ def check_steps(
     "`UserError` when two runs were measured at different steps"
     steps = {tuple(sorted(x.unique())) for _,x in table.groupby(["weights","id","seed"]).step}
     if len(steps) < 2: return
-    which = ", ".join(f"{k} {v}" for k,v in zip(FACTORS, setting))
+    which = ", ".join(f"{k} {v}" for k,v in zip(FACTORS, setting, strict=True))
     last = ", ".join(str(x[-1]) for x in sorted(steps))
     raise UserError(f"runs with {which} were looked at last at steps {last}, {len(steps)} ways of "
                     "looking: runs of one setting need the same looks")

@@ -32,7 +32,7 @@ def token_metrics(
 )->dict[str,float]: # `<where>/token:<piece>/self_similarity_adjusted` and `/contexts`
     "Each token type at the last layer; the piece is quoted as in an address"
     values,metrics = (token_self_similarity(g)[-1]-anisotropy(g)[-1]).tolist(), {}
-    for token,value,n in zip(g.tokens, values, g.contexts.tolist()):
+    for token,value,n in zip(g.tokens, values, g.contexts.tolist(), strict=True):
         if not np.isfinite(value): continue
         at = f"{where}/token:{quote(token, safe='')}"
         metrics |= {f"{at}/self_similarity_adjusted":value, f"{at}/contexts":float(n)}
@@ -84,7 +84,7 @@ def model_names(
     origins = [origin(m) for m in models]
     if len(set(origins))==1: return names
     longer = [(f"{o.parent.name}/{o.name}" if isinstance(o, Path) else name, seed)
-              for o,(name,seed) in zip(origins, names)]
+              for o,(name,seed) in zip(origins, names, strict=True)]
     if len(set(longer)) < len(longer):
         raise UserError(f"model and against are two models with one name, {longer[0][0]!r}: "
                         "rename one, so that their records can be told apart")
@@ -172,5 +172,5 @@ def record_geometry(
     models = [m for m in (model, against) if m is not None]
     options = dict(source=source, pooler=pooler, truncate=truncate, progress=progress)
     records = [analyse_record(m, sentences, named=named, **options)
-               for m,named in zip(models, model_names(*models))]
+               for m,named in zip(models, model_names(*models), strict=True)]
     return [write_record_once(r, runs_folder(out)) for r in records]

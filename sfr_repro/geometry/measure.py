@@ -259,7 +259,8 @@ def check_directions(
 ):
     "`UserError` for the first layer with a hidden state that has no direction"
     smallest,largest = torch.where(used, lengths, 1).flatten(1).aminmax(dim=1)
-    for layer,low,high in zip(g.layers, smallest.tolist(), largest.tolist()):
+    rows = zip(g.layers, smallest.tolist(), largest.tolist(), strict=True)
+    for layer,low,high in rows:
         if low > 0 and high < float("inf"): continue
         what = "zero" if low==0 else "not finite"
         state = f"{g.name or 'the model'} gives a hidden state at layer {layer} that is {what}"

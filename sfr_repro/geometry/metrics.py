@@ -58,7 +58,7 @@ def top_dimensions(
 )->list[tuple[int,float]]: # Dimension and its share, largest first
     "The dimensions that contribute most"
     share,dims = contributions(g)[layer].topk(k)
-    return list(zip(dims.tolist(), share.tolist()))
+    return list(zip(dims.tolist(), share.tolist(), strict=True))
 
 # %% ../../nbs/geometry/02_metrics.ipynb #96f4606d
 def dimensions_for_half(
@@ -126,11 +126,11 @@ class Shift:
 
     def bottom(self, k:int=10)->list[tuple[str,float]]: # Smallest first
         "The tokens that contexts came to matter more for"
-        return list(zip(self.tokens[:k], self.change[:k].tolist()))
+        return list(zip(self.tokens[:k], self.change[:k].tolist(), strict=True))
 
     def top(self, k:int=10)->list[tuple[str,float]]: # Largest first
         "The tokens that contexts came to matter less for"
-        return list(zip(self.tokens[::-1][:k], self.change[::-1][:k].tolist()))
+        return list(zip(self.tokens[::-1][:k], self.change[::-1][:k].tolist(), strict=True))
 
 # %% ../../nbs/geometry/02_metrics.ipynb #92c0d639
 def self_similarity_change(
@@ -144,7 +144,7 @@ def self_similarity_change(
                         "both need one reading")
     def adjusted(g):
         values = token_self_similarity(g)[layer]-anisotropy(g)[layer]
-        return dict(zip(g.tokens, values.tolist()))
+        return dict(zip(g.tokens, values.tolist(), strict=True))
     old,new = adjusted(before), adjusted(after)
     change = {t:new[t]-old[t] for t in old if t in new}
     tokens = sorted((t for t,c in change.items() if not np.isnan(c)), key=lambda t: (change[t], t))

@@ -74,7 +74,8 @@ def measure_batches(
             layers,dim = range(len(states)), states[0].shape[-1]
             g = empty_geometry(encoder, reading, layers, *types, dim)
         add_batch(g, plan, states)
-        vectors |= zip(numbers, pool(states, mask, encoder.pooler).cpu().numpy())
+        pooled = pool(states, mask, encoder.pooler).cpu().numpy()
+        vectors |= zip(numbers, pooled, strict=True)
     return g, np.stack([vectors[i] for i in range(len(vectors))])
 
 # %% ../../nbs/geometry/04_probe.ipynb #c9063c8f

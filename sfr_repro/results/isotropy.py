@@ -78,7 +78,7 @@ def wide_table(
         spread = f" ± {x.std():.{digits}f}" if len(x) > 1 else ""
         return f"{x.mean():.{digits}f}{spread}"
     cells = t.groupby(["model","place","measure"], sort=False).value.agg(text)
-    order = list(dict.fromkeys(zip(t.model, t.place)))
+    order = list(dict.fromkeys(zip(t.model, t.place, strict=True)))
     return cells.unstack("measure")[names].reindex(order).reset_index()
 
 # %% ../../nbs/results/04_isotropy.ipynb #63e47c86
@@ -107,8 +107,9 @@ def layer_figure(
     t = measures_table(groups)
     t = t[t.place.str.startswith("layer:")].assign(layer=lambda x: x.place.str[6:].astype(int))
     fig,axes = plt.subplots(2, 3, figsize=(9.6,5), dpi=80, layout="constrained")
-    for ax,(name,label) in zip(axes.flat, LAYER_PANELS.items()):
-        for model,colour in zip(groups, sns.color_palette("colorblind")):
+    colours = sns.color_palette("colorblind", len(groups))
+    for ax,(name,label) in zip(axes.flat, LAYER_PANELS.items(), strict=True):
+        for model,colour in zip(groups, colours, strict=True):
             x = t[(t.model==model) & (t.measure==name)]
             draw_layer_curves(ax, x, model, colour)
         ax.set(xlabel="layer", ylabel=label, xticks=sorted(t.layer.unique()))
@@ -187,7 +188,7 @@ def sentence_figure(
     t = t[t.place=="pooled"]
     fig,axes = plt.subplots(1, 5, figsize=(11,2.9), dpi=80, layout="constrained")
     colours = sns.color_palette("colorblind", len(groups))
-    for ax,(name,label) in zip(axes, SENTENCE_PANELS.items()):
+    for ax,(name,label) in zip(axes, SENTENCE_PANELS.items(), strict=True):
         x = t[t.measure==name].groupby("model", sort=False).value.agg(["mean","std"])
         x = x.reindex(list(groups))
         bars = ax.bar(range(len(x)), x["mean"], yerr=x["std"].fillna(0), color=colours, capsize=3)
@@ -209,7 +210,7 @@ def before_after(
     check_comparable([*before,*after])
     start = before if len(before)==len(after) else before[:1]*len(after)
     rows = []
-    for a,b in zip(start, after):
+    for a,b in zip(start, after, strict=True):
         for step,r in enumerate((a,b)):
             for place,measure,value in geometry_values(r.metrics):
                 if place.startswith("token:") or measure.startswith("official_"): continue
@@ -293,8 +294,8 @@ def write_analysis(
     "Draw one analysis from its records"
     labels = [r.encoder.name + (f", seed {r.seed}" if r.seed else "") for r in records]
     if len(set(labels)) < len(labels):
-        labels = [f"{l} ({n})" for l,n in zip(labels, ("analysed","against"))]
-    groups,folder = {l:[r] for l,r in zip(labels, records)}, Path(folder)
+        labels = [f"{labels[0]} (analysed)", f"{labels[1]} (against)"]
+    groups,folder = {l:[r] for l,r in zip(labels, records, strict=True)}, Path(folder)
     pictures,words = {}, {}
     for stem,(figure,text) in analysis_figures(groups).items():
         pictures[stem],words[stem] = as_png(figure, dpi=110), text

@@ -66,9 +66,9 @@ def trajectory_figure(
     values = sorted(t[factor].unique())
     palette = sns.color_palette("colorblind" if factor=="pooler" else "viridis", len(values))
     fig,axes = plt.subplots(2, 4, figsize=(11.5,5.4), dpi=80, layout="constrained", sharex=True)
-    for ax,(place,measure,label) in zip(axes.flat, PANELS):
+    for ax,(place,measure,label) in zip(axes.flat, PANELS, strict=True):
         rows = t[(t.place==place) & (t.measure==measure)]
-        for value,colour in zip(values, palette):
+        for value,colour in zip(values, palette, strict=True):
             x = rows[rows[factor]==value].groupby("step").value.agg(["mean","std"]).fillna(0)
             name,width = (f"{value} (centre)",2.4) if value==centre else (f"{value}",1.4)
             ax.plot(x.index, x["mean"], color=colour, label=name, linewidth=width)

@@ -140,9 +140,9 @@ def analyse(
     matplotlib.use("Agg")
     from sfr_repro.analysis.geometry_record import record_geometry
     from sfr_repro.results.isotropy import write_analysis
-    kept = record_geometry(model, against=against, sentences=sentences, source=source, out=out,
-                           pooler=pooler, truncate=truncate)
-    _say(str(write_analysis([record for record,_ in kept], kept[0][1])))
+    written = record_geometry(model, against=against, sentences=sentences, source=source,
+                              out=out, pooler=pooler, truncate=truncate)
+    _say(str(write_analysis([record for record,_ in written], written[0][1])))
 
 # %% ../nbs/cli.ipynb #9515f07d
 @app.command()

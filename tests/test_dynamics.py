@@ -24,8 +24,8 @@ SMALL = dict(vocab_size=12288, hidden_size=16, num_hidden_layers=2, num_attentio
 
 def analyse(model, **options):
     "Measure and draw, as `sfr-repro analyse` does"
-    kept = record_geometry(model, **options)
-    return write_analysis([record for record, _ in kept], kept[0][1])
+    written = record_geometry(model, **options)
+    return write_analysis([record for record, _ in written], written[0][1])
 
 def records_by_name(folder):
     "The records of a folder by the name of their model"

@@ -204,7 +204,7 @@ class Probe:
         encoder:SentenceEncoder, # Watched while it is trained
         sentences:Sequence[str], # Held out from training, at least 2
         max_length:int=32, # Word pieces per sentence, special tokens included
-        seed:int=0, # Of dropout: the same masks at each look
+        seed:int=0, # Of dropout: the same masks every time
     ):
         if len(sentences) < 2:
             raise UserError(f"the probe has {len(sentences)} sentences: it needs at least 2")
@@ -236,7 +236,7 @@ def watch_training(
     sentences:Sequence[str], # The probe's: left out of the training corpus
     folder:str|Path, # For what the trainer writes
 )->dict[int,tuple[Tensor,Tensor]]: # step -> two views of the probe, `(B, D)` each, float64
-    "Train, and look at the same sentences on the way"
+    "Train, and see the same sentences on the way"
     config,loss = settle(config)
     if loss.needs:
         raise UserError(f"loss.name is {loss.name!r}: a loss that needs a teacher is not watched "

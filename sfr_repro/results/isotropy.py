@@ -69,8 +69,8 @@ def wide_table(
 )->pd.DataFrame: # One row per model and place, one column a measure, "mean ± sd" over seeds
     "The measures of several models as text, clean reading"
     t = measures_table(groups)
-    places = t.place=="pooled" if pooled else t.place.str.startswith("layer:")
-    t = t[(t.reading=="clean") & places]
+    wanted = t.place=="pooled" if pooled else t.place.str.startswith("layer:")
+    t = t[(t.reading=="clean") & wanted]
     panels = SENTENCE_PANELS if pooled else LAYER_PANELS
     names = [m for m in panels if m in set(t.measure)]
     def text(x):
@@ -238,7 +238,7 @@ def analysis_figures(
 )->dict[str,tuple[Figure,str]]: # File stem -> figure, and what it shows in words
     "All pictures of one analysis"
     check_comparable([r for rs in groups.values() for r in rs])
-    (name,own),*other = groups.items()
+    (name,analysed),*other = groups.items()
     official = (measures_table(groups).reading=="official").any()
     dashed = "; dashed: the reading of paper B's code, with special tokens" if official else ""
     layers = f"Layer by layer. Solid: words only{dashed}."
@@ -249,10 +249,10 @@ def analysis_figures(
         (label,before), = other
         tokens += "above zero, contexts matter less than before."
         axis = f"change of adjusted self-similarity\nfrom {label} to {name} (cosine)"
-        figure = token_figure(token_shifts(before, own), axis)
+        figure = token_figure(token_shifts(before, analysed), axis)
     else:
         tokens += "small where the context decides where a token lies."
-        figure = token_figure(token_table(own[0]), "adjusted self-similarity (cosine)")
+        figure = token_figure(token_table(analysed[0]), "adjusted self-similarity (cosine)")
     return {"layers":(layer_figure(groups), layers),
             "sentences":(sentence_figure(groups), sentences), "tokens":(figure, tokens)}
 
@@ -264,8 +264,8 @@ def analysis_page(
 )->str: # HTML that needs no other file
     "The analysis as one page"
     def html(table): return table.to_html(index=False, border=0)
-    (name,own),*other = groups.items()
-    record,data = own[0], own[0].data[0]
+    (name,analysed),*other = groups.items()
+    record,data = analysed[0], analysed[0].data[0]
     title = f"{name} against {other[0][0]}" if other else name
     where = f"{data.name.removeprefix('geometry/')}, source: {data.source}"
     how = f"{record.encoder.pooler} pooling, {record.device.precision}"
@@ -281,7 +281,7 @@ def analysis_page(
         (label,before), = other
         parts.append(f"<h2>Paper B's claims, from {escape(label)} to {escape(name)}</h2>"
             "<p>Fewer than three seeds decide nothing; the sign of the change is what one model "
-            f"has to say.</p>{html(claims_text(before_after(before, own)))}")
+            f"has to say.</p>{html(claims_text(before_after(before, analysed)))}")
     parts += [f"<h2>Layers</h2>{html(wide_table(groups))}",
               f"<h2>Sentences</h2>{html(wide_table(groups, True))}"]
     return html_page(title, parts)

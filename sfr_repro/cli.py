@@ -138,8 +138,11 @@ def analyse(
     "The geometry of any encoder, layer by layer: a record, figures and one page."
     import matplotlib
     matplotlib.use("Agg")
-    from sfr_repro.results.isotropy import analyse as look
-    _say(str(look(model, against=against, sentences=sentences, source=source, out=out, pooler=pooler, truncate=truncate)))
+    from sfr_repro.analysis.geometry_record import record_geometry
+    from sfr_repro.results.isotropy import write_analysis
+    written = record_geometry(model, against=against, sentences=sentences, source=source,
+                              out=out, pooler=pooler, truncate=truncate)
+    _say(str(write_analysis([record for record,_ in written], written[0][1])))
 
 # %% ../nbs/cli.ipynb #9515f07d
 @app.command()

@@ -64,7 +64,7 @@ def test_config_and_run():
 
 def test_checks_and_geometry():
     from sfr_repro.core.checks import check_gradient, seed_all
-    from sfr_repro.evaluate.geometry import geometry
+    from sfr_repro.geometry.metrics import geometry
     assert callable(check_gradient) and callable(seed_all)
     assert keywords(geometry)['reading'] == 'clean'
 

@@ -65,7 +65,7 @@ def test_sentences_of_the_evaluation(data_folder):
     from sfr_repro.data.retrieval import load_retrieval
     from sfr_repro.data.sts import STS_SETS, load_sts
     from sfr_repro.data.transfer import TRANSFER_SETS, load_transfer
-    from sfr_repro.evaluate.geometry import named_sentences
+    from sfr_repro.geometry.probe import named_sentences
     from sfr_repro.evaluate.sts import distinct_sentences
     from sfr_repro.evaluate.tasks import TASKS
     tokenizer = SentenceEncoder.from_pretrained(YARDSTICK).tokenizer

@@ -8,7 +8,7 @@ from conftest import ROOT
 NBS = sorted((ROOT/'nbs').rglob('[!_.]*.ipynb'))
 PKG = ROOT/'sfr_repro'
 MODULES = sorted(PKG.rglob('[!_]*.py'))
-ROOMS = ['core', 'data', 'losses', 'encode', 'evaluate', 'train', 'pretrain', 'bench', 'analysis', 'results', 'cli']     # imports may point left only
+ROOMS = ['core', 'data', 'losses', 'encode', 'geometry', 'evaluate', 'train', 'pretrain', 'bench', 'analysis', 'results', 'cli']     # imports may point left only
 WRITING_TOOLS = {'nbdev', 'execnb', 'fastcore', 'ghapi'}    # what the notebooks use and the package must not
 TOP = {'nbs', 'sfr_repro', 'tests', 'settings.ini', '_quarto.yml', 'README.md',
        'setup.py', 'pyproject.toml', 'Makefile', 'constraints.txt', 'LICENSE', '.ci', '.gitignore', '.gitattributes'}

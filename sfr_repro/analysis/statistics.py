@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 from ..core.checks import seed_all
 from ..core.config import RunConfig
-from ..core.notation import UserError, as_views, check_choice, check_positive, softmax_negatives, unit_rows
+from ..core.notation import (UserError, as_views, check_choice, check_positive,
+    softmax_negatives, unit_rows)
 from ..data.corpus import load_corpus
 from ..encode.encoder import SentenceEncoder, make_head, pad_ids, tokenize
 from ..losses.paradigm import Batch, R
@@ -51,8 +52,10 @@ def level_cosines(
     "Cosines of scored pairs by gold level"
     first,second = as_views(first, second)
     level = torch.as_tensor(scores, dtype=torch.float64)
-    if level.shape != first.shape[:1]: raise UserError(f"scores has {len(level)} numbers: there are {len(first)} pairs")
-    if bad := [x for x in level.tolist() if not 0 <= x <= 5]: raise UserError(f"scores holds {bad[0]}: a score lies between 0 and 5")
+    if level.shape != first.shape[:1]:
+        raise UserError(f"scores has {len(level)} numbers: there are {len(first)} pairs")
+    for x in level.tolist():
+        if not 0 <= x <= 5: raise UserError(f"scores holds {x}: a score lies between 0 and 5")
     level,cos = level.floor().clamp(max=4).long(), (first*second).sum(1)
     return {k:cos[level==k] for k in range(5) if (level==k).any()}
 
@@ -68,7 +71,7 @@ def hard_negative_share(
     h,h_pos = as_views(h, h_pos)
     sim = h @ h_pos.T
     weight = softmax_negatives(sim/tau)[0]
-    across = lambda push, cos: push - cos[:,None]*h
+    def across(push, cos): return push - cos[:,None]*h
     g,(top,hardest) = across(weight @ h_pos, (weight*sim).sum(1)), weight.max(1)
     mine = top[:,None]*across(h_pos[hardest], sim.gather(1, hardest[:,None])[:,0])
     share = (mine*g).sum(1)/g.square().sum(1)
@@ -78,15 +81,20 @@ def hard_negative_share(
 @dataclass(frozen=True, eq=False)
 class RatioBounds:
     "For which ratios one step does what it should, anchor by anchor"
-    lower:Tensor # `(B,)`, above it the step ends closer to the positive; NaN where no ratio does that
+    lower:Tensor # `(B,)`, above it the step ends closer to the positive; NaN where none does
     upper:Tensor # `(B,)`, and below it
-    minus:Tensor # `(B,)`, below it the step ends farther from the hardest negative; NaN where every ratio does that
+    minus:Tensor # `(B,)`, below it the step ends farther from the hardest negative; NaN: always
     plus:Tensor # `(B,)`, or above it
     active:Tensor # `(B,)`, bool
-    counted:Tensor # `(B,)`, bool: active, `lower` is real, and the cosines of both angles and between `p` and `n` are above 0
+    counted:Tensor # `(B,)`, bool: active, `lower` is real, and the three cosines are above 0
 
-    def closer(self, ratio:float)->Tensor: return (self.lower < ratio) & (ratio < self.upper)              # `(B,)`, bool
-    def farther(self, ratio:float)->Tensor: return ~((self.minus <= ratio) & (ratio <= self.plus))         # `(B,)`, bool
+    def closer(self, ratio:float)->Tensor: # `(B,)`, bool
+        "Whether this ratio brings an anchor closer to its positive"
+        return (self.lower < ratio) & (ratio < self.upper)
+
+    def farther(self, ratio:float)->Tensor: # `(B,)`, bool
+        "Whether it takes an anchor farther from its hardest negative"
+        return ~((self.minus <= ratio) & (ratio <= self.plus))
 
 # %% ../../nbs/analysis/01_statistics.ipynb #39d21ea4
 def tangents(
@@ -95,7 +103,7 @@ def tangents(
 )->tuple[Tensor,Tensor,Tensor]: # `p` and `n`, each `(B, D)`, and the hardest negatives, `(B, D)`
     "Tangential parts of positive and hardest negative"
     hardest = h_pos[Batch(h, h_pos).hardest[1]]
-    across = lambda x: x - (x*h).sum(1, keepdim=True)*h
+    def across(x): return x - (x*h).sum(1, keepdim=True)*h
     return across(h_pos), across(hardest), hardest
 
 # %% ../../nbs/analysis/01_statistics.ipynb #30e17464
@@ -112,9 +120,11 @@ def ratio_bounds(
     k,c = n.norm(dim=1)/p.norm(dim=1), torch.cosine_similarity(p, n, eps=0)
     root,centre = (1/lam**2 - k**2*(1-c**2)).sqrt(), 1/lam + k*c
     other = k*(1 - (1+lam)**2*(1-c**2)).sqrt()
-    mask = active_rows(h @ h_pos.T, (h*h_pos).sum(1), margin)
-    kept = mask & root.isfinite() & ((h*h_pos).sum(1) > 0) & ((h*hardest).sum(1) > 0) & (c > 0)
-    return RatioBounds(centre-root, centre+root, ((1+lam)*k*c-other)/lam, ((1+lam)*k*c+other)/lam, mask, kept)
+    pos,neg,middle = (h*h_pos).sum(1), (h*hardest).sum(1), (1+lam)*k*c
+    active = active_rows(h @ h_pos.T, pos, margin)
+    counted = active & root.isfinite() & (pos > 0) & (neg > 0) & (c > 0)
+    return RatioBounds(lower=centre-root, upper=centre+root, minus=(middle-other)/lam,
+                       plus=(middle+other)/lam, active=active, counted=counted)
 
 # %% ../../nbs/analysis/01_statistics.ipynb #b5013a33
 def ratio_step(
@@ -122,13 +132,13 @@ def ratio_step(
     h_pos:Tensor, # Positives, unit rows, `(B, D)`
     ratio:float, # `r`
     lam:float=.01, # Size of the step, above 0
-)->tuple[Tensor,Tensor]: # `(B,)` each, bool: closer to the positive, farther from the negative that was the hardest
-    "Make the step (step), and look"
+)->tuple[Tensor,Tensor]: # `(B,)` each, bool: closer to the positive, farther from the negative
+    "Make the step (step), and measure the distances to the positive and the hardest negative"
     check_positive(lam=lam)
     h,h_pos = as_views(h, h_pos)
     p,n,hardest = tangents(h, h_pos)
     after = h + lam*(ratio*p - n)
-    change = lambda x: (after-x).square().sum(1) - (h-x).square().sum(1)
+    def change(x): return (after-x).square().sum(1) - (h-x).square().sum(1)
     return change(h_pos) < 0, change(hardest) > 0
 
 # %% ../../nbs/analysis/01_statistics.ipynb #a377ce40
@@ -164,7 +174,8 @@ def dynamic_ratios(
     batch = Batch(*as_views(h, h_pos))
     on = active_rows(batch.cross, batch.pos, margin)
     ratios = dict(arccon=R.arc(u).of(batch), met=R.distance.of(batch), mat=R.sine.of(batch))
-    ratios |= {f"mixcse_{form}":mixcse_ratio(h, h_pos, share, tau, form) for form in ("derived","official")}
+    for form in ("derived","official"):
+        ratios[f"mixcse_{form}"] = mixcse_ratio(h, h_pos, share, tau, form)
     return {name:r[on] for name,r in ratios.items()}
 
 # %% ../../nbs/analysis/01_statistics.ipynb #35aad990
@@ -178,10 +189,13 @@ def statistics(
 )->dict[str,float]: # By name
     "Each statistic as a mean, the lower bound as a median"
     bounds = ratio_bounds(h, h_pos, lam, margin)
-    groups = {"hard_share":hard_negative_share(h, h_pos, margin, tau), "lower_bound":bounds.lower[bounds.counted],
-              **{f"ratio_{k}":v for k,v in dynamic_ratios(h, h_pos, margin, tau=tau).items()}}
-    means = {k:(v.median() if k=="lower_bound" else v.mean()).item() for k,v in groups.items() if len(v)}
-    return {**cosine_means(h, h_pos), "active":bounds.active.double().mean().item(), **means}
+    ratios = dynamic_ratios(h, h_pos, margin, tau=tau)
+    values,lower = cosine_means(h, h_pos), bounds.lower[bounds.counted]
+    values["active"] = bounds.active.double().mean().item()
+    share = hard_negative_share(h, h_pos, margin, tau)
+    if len(share): values["hard_share"] = share.mean().item()
+    if len(lower): values["lower_bound"] = lower.median().item()
+    return values | {f"ratio_{k}":v.mean().item() for k,v in ratios.items() if len(v)}
 
 # %% ../../nbs/analysis/01_statistics.ipynb #fd156312
 class Probe:
@@ -190,26 +204,30 @@ class Probe:
         encoder:SentenceEncoder, # Watched while it is trained
         sentences:Sequence[str], # Held out from training, at least 2
         max_length:int=32, # Word pieces per sentence, special tokens included
-        seed:int=0, # Of dropout: the same masks at each look
+        seed:int=0, # Of dropout: the same masks every time
     ):
-        if len(sentences) < 2: raise UserError(f"the probe has {len(sentences)} sentences: it needs at least 2")
+        if len(sentences) < 2:
+            raise UserError(f"the probe has {len(sentences)} sentences: it needs at least 2")
         self.encoder,self.seed,self.views = encoder,seed,[]
-        self.batch = pad_ids(tokenize(encoder.tokenizer, sentences, max_length), encoder.tokenizer.pad_token_id)
+        ids = tokenize(encoder.tokenizer, sentences, max_length)
+        self.batch = pad_ids(ids, encoder.tokenizer.pad_token_id)
 
     @torch.no_grad()
-    def look(self)->tuple[Tensor,Tensor]: # Two views, unit rows, `(B, D)` each, float64, on the CPU
-        "Two dropout views"
+    def two_views(self)->tuple[Tensor,Tensor]: # Unit rows, `(B, D)` each, float64, on the CPU
+        "The sentences under two dropout masks"
         model,before = self.encoder.model, self.encoder.model.training
         ids,mask = (x.repeat(2,1).to(self.encoder.device) for x in self.batch)
         with torch.random.fork_rng():
             torch.manual_seed(self.seed)
-            try: z = self.encoder.forward(ids, mask) if model.train() is model else None
+            try:
+                model.train()
+                z = self.encoder.forward(ids, mask)
             finally: model.train(before)
         return unit_rows(z.double().cpu()).chunk(2)
 
     def __call__(self)->dict[str,float]: # `probe/` and a name of `cosine_means`
-        "Look, and remember"
-        self.views.append(self.look())
+        "The cosines of now; the views are kept in `views`"
+        self.views.append(self.two_views())
         return {f"probe/{k}":v for k,v in cosine_means(*self.views[-1]).items()}
 
 # %% ../../nbs/analysis/01_statistics.ipynb #6807ca5a
@@ -218,16 +236,19 @@ def watch_training(
     sentences:Sequence[str], # The probe's: left out of the training corpus
     folder:str|Path, # For what the trainer writes
 )->dict[int,tuple[Tensor,Tensor]]: # step -> two views of the probe, `(B, D)` each, float64
-    "Train, and look at the same sentences on the way"
+    "Train, and see the same sentences on the way"
     config,loss = settle(config)
-    if loss.needs: raise UserError(f"loss.name is {loss.name!r}: a loss that needs a teacher is not watched here, give another")
+    if loss.needs:
+        raise UserError(f"loss.name is {loss.name!r}: a loss that needs a teacher is not watched "
+                        "here, give another")
     seed_all(config.seed)
-    encoder,held = open_encoder(config), set(sentences)
-    corpus = load_corpus(config.data.corpus, config.data.sentences, seed=config.seed, source=config.data.source)
-    ids = tokenize(encoder.tokenizer, [s for s in corpus if s not in held], config.encoder.max_length)
-    head = make_head(config.encoder.head, encoder.dim, config.encoder.head_init_std).to(encoder.device)
-    probe = Probe(encoder, sentences, config.encoder.max_length, config.seed)
-    watch = train(encoder, head, loss, ids, config.train, probe, folder, config.seed, progress=False)
+    encoder,held,data,e = open_encoder(config), set(sentences), config.data, config.encoder
+    corpus = load_corpus(data.corpus, data.sentences, seed=config.seed, source=data.source)
+    ids = tokenize(encoder.tokenizer, [s for s in corpus if s not in held], e.max_length)
+    head = make_head(e.head, encoder.dim, e.head_init_std).to(encoder.device)
+    probe = Probe(encoder, sentences, e.max_length, config.seed)
+    watch = train(encoder, head, loss, ids, config.train, probe, folder, config.seed,
+                  progress=False)
     return dict(zip([point["step"] for point in watch.trajectory], probe.views, strict=True))
 
 # %% ../../nbs/analysis/01_statistics.ipynb #82e7254f
@@ -236,4 +257,5 @@ def over_training(
     **choices, # As `statistics` takes them
 )->pd.DataFrame: # One row per step, one column per statistic
     "The statistics along a run"
-    return pd.DataFrame({step:statistics(*v, **choices) for step,v in views.items()}).T.rename_axis("step")
+    columns = {step:statistics(*v, **choices) for step,v in views.items()}
+    return pd.DataFrame(columns).T.rename_axis("step")

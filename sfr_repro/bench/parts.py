@@ -27,9 +27,11 @@ from ..core.notation import UserError
 from ..core.records import Record, code_state, cpu_name, package_versions, write_record
 from ..data.sts import STSSet, load_sts, sts_sets
 from ..encode.encoder import SentenceEncoder, resolve_precision, weights_sha256
-from ..evaluate.geometry import add_batch, census, empty_geometry, frequent_types
-from ..evaluate.geometry import hidden_states, layer_values, lookups, make_plan
-from ..evaluate.geometry import padded_batches, token_self_similarity
+from ..geometry.measure import add_batch, census, empty_geometry, frequent_types
+from ..geometry.measure import hidden_states, lookups, make_plan
+from ..geometry.metrics import layer_values
+from ..geometry.measure import padded_batches
+from ..geometry.metrics import token_self_similarity
 from ..evaluate.sts import evaluate_sts
 
 # %% ../../nbs/bench/04_parts.ipynb #5678fba5

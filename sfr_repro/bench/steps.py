@@ -25,7 +25,7 @@ from ..core.config import TrainConfig
 from ..encode.encoder import SentenceEncoder, make_head, tokenize
 from ..encode.loading import model_folder, quiet_loading
 from ..encode.teachers import frozen_teacher
-from ..evaluate.geometry import geometry_probe
+from ..geometry.probe import geometry_probe
 from ..losses.registry import make_loss
 from ..train.cost import encoder_shape, forward_flops, loss_flops
 from ..train.rehearse import trained_without

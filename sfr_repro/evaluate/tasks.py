@@ -30,7 +30,7 @@ from ..data.transfer import TRANSFER_SETS, load_transfer, transfer_sets
 from ..encode.cache import cache_folder, read_shards, text_key, write_shard
 from ..encode.encoder import (SentenceEncoder, best_device, device_entry, resolve_precision,
                                       weights_sha256)
-from .geometry import geometry
+from ..geometry.metrics import geometry
 from .retrieval import evaluate_retrieval
 from .sts import (averaged_sets, check_sets, distinct_rows, distinct_sentences,
                                     encode_with, evaluate_sts, score_text, sentence_vectors,

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['NO_SCORE', 'records_folder', 'loss_label', 'label', 'inputs', 'sts_scores', 'summarise', 'published_sts',
-           'as_markdown', 'smoke_level', 'headline', 'sts_figure', 'picture', 'html_page', 'verdict', 'html_report']
+           'as_markdown', 'smoke_level', 'headline', 'sts_figure', 'as_png', 'picture', 'html_page', 'verdict',
+           'html_report']
 
 # %% ../../nbs/results/00_report.ipynb #5e117f31
 import base64
@@ -16,6 +17,7 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import pandas as pd
 import seaborn as sns
+from PIL import Image
 from matplotlib.figure import Figure
 from ..core.records import Record, pipe_table
 from ..data.sts import STS_SETS
@@ -133,6 +135,19 @@ def sts_figure(
     if points: sns.move_legend(right, "lower center", bbox_to_anchor=(.5,1), ncols=2, title=None, frameon=False)
     right.set(xlabel="optimiser steps", ylabel="held-out Spearman x 100 (dev)")
     return fig
+
+# %% ../../nbs/results/00_report.ipynb #9e6f7080
+def as_png(
+    figure:Figure, # Drawn, and closed here
+    dpi:int=80, # Pixels an inch
+)->bytes: # A PNG file
+    "A figure as a small picture"
+    drawn,small = io.BytesIO(), io.BytesIO()
+    figure.savefig(drawn, format="png", dpi=dpi)
+    plt.close(figure)
+    palette = Image.open(drawn).convert("RGB").quantize(64, dither=Image.Dither.NONE)
+    palette.save(small, format="png", optimize=True)
+    return small.getvalue()
 
 # %% ../../nbs/results/00_report.ipynb #f8775b61
 def picture(

@@ -35,7 +35,7 @@ from ..encode.encoder import SentenceEncoder, best_device, device_entry, make_he
 from ..encode.piece_vectors import ppmi_vectors
 from ..encode.cache import config_text, tokenizer_text
 from ..encode.teachers import frozen_teacher, self_teacher, teacher_vectors
-from ..evaluate.geometry import geometry_probe
+from ..geometry.probe import geometry_probe
 from ..evaluate.sts import evaluate_sts
 from ..evaluate.tasks import evaluate_tasks, geometry_set, read_tasks
 from ..losses.registry import Loss, load_losses, make_loss

@@ -20,46 +20,27 @@ import torch
 from torch import Tensor
 from ..core.checks import relative_error
 from ..core.notation import UserError, as_views, unit_rows
-from .arccon import arccon, arccon_components, arccon_grad
-from .barlow_twins import (barlow_twins, barlow_twins_coefficients, barlow_twins_components, barlow_twins_grad, barlow_twins_repaired,
-    barlow_twins_repaired_coefficients, barlow_twins_repaired_components, barlow_twins_repaired_grad, barlow_twins_textbook,
-    barlow_twins_textbook_components, barlow_twins_textbook_grad)
+from .arccon import arccon_spec
+from sfr_repro.losses.barlow_twins import (barlow_twins_repaired_spec, barlow_twins_spec,
+    barlow_twins_textbook_spec)
 from .decompose import decompose
-from .hypersphere import (mhe, mhe_components, mhe_grad, mhe_repaired, mhe_repaired_coefficients, mhe_repaired_components,
-    mhe_repaired_energy, mhe_repaired_grad, mhs, mhs_coefficients, mhs_components, mhs_energy, mhs_grad, mhs_repaired, mhs_repaired_coefficients,
-    mhs_repaired_components, mhs_repaired_energy, mhs_repaired_grad)
-from .infonce import infonce, infonce_components, infonce_grad
+from .hypersphere import mhe_repaired_spec, mhe_spec, mhs_repaired_spec, mhs_spec
+from .infonce import infonce_spec
 from .paradigm import Paradigm, loss_spec
-from .simulated_gradient import (simulated_gradient, simulated_gradient_coefficients, simulated_gradient_components,
-    simulated_gradient_energy, simulated_gradient_grad)
-from .softcse import (softcse_temperature, softcse_temperature_components, softcse_temperature_grad, softcse_weight,
-    softcse_weight_components, softcse_weight_grad)
+from .simulated_gradient import simulated_gradient_spec
+from .softcse import softcse_temperature_spec, softcse_weight_spec
 from .spec import Loss, LossSpec
 from .tiled import tiled_form
-from .triplet import mat, mat_components, mat_grad, met, met_components, met_grad, mpt, mpt_components, mpt_grad
-from .vicreg import (surrogate_energy, vicreg, vicreg_coefficients, vicreg_components, vicreg_grad, vicreg_repaired,
-    vicreg_repaired_coefficients, vicreg_repaired_components, vicreg_repaired_grad, vicreg_textbook, vicreg_textbook_components, vicreg_textbook_grad)
+from .triplet import mat_spec, met_spec, mpt_spec
+from .vicreg import vicreg_repaired_spec, vicreg_spec, vicreg_textbook_spec
 
 # %% ../../nbs/losses/13_registry.ipynb #e0278f1a
-LOSSES = {s.name:s for s in (
-    LossSpec(infonce, infonce_grad, infonce_components),
-    LossSpec(arccon, arccon_grad, arccon_components),
-    LossSpec(mpt, mpt_grad, mpt_components),
-    LossSpec(met, met_grad, met_components),
-    LossSpec(mat, mat_grad, mat_components),
-    LossSpec(simulated_gradient, simulated_gradient_grad, simulated_gradient_components, simulated_gradient_coefficients, simulated_gradient_energy),
-    LossSpec(mhe, mhe_grad, mhe_components),
-    LossSpec(mhs, mhs_grad, mhs_components, mhs_coefficients, mhs_energy),
-    LossSpec(mhe_repaired, mhe_repaired_grad, mhe_repaired_components, mhe_repaired_coefficients, mhe_repaired_energy),
-    LossSpec(mhs_repaired, mhs_repaired_grad, mhs_repaired_components, mhs_repaired_coefficients, mhs_repaired_energy),
-    LossSpec(vicreg, vicreg_grad, vicreg_components, vicreg_coefficients, surrogate_energy),
-    LossSpec(vicreg_repaired, vicreg_repaired_grad, vicreg_repaired_components, vicreg_repaired_coefficients, surrogate_energy),
-    LossSpec(vicreg_textbook, vicreg_textbook_grad, vicreg_textbook_components),
-    LossSpec(barlow_twins, barlow_twins_grad, barlow_twins_components, barlow_twins_coefficients, surrogate_energy),
-    LossSpec(barlow_twins_repaired, barlow_twins_repaired_grad, barlow_twins_repaired_components, barlow_twins_repaired_coefficients, surrogate_energy),
-    LossSpec(barlow_twins_textbook, barlow_twins_textbook_grad, barlow_twins_textbook_components),
-    LossSpec(softcse_weight, softcse_weight_grad, softcse_weight_components),
-    LossSpec(softcse_temperature, softcse_temperature_grad, softcse_temperature_components),
+LOSSES = {spec.name:spec for spec in (
+    infonce_spec, arccon_spec, mpt_spec, met_spec, mat_spec, simulated_gradient_spec,
+    mhe_spec, mhs_spec, mhe_repaired_spec, mhs_repaired_spec,
+    vicreg_spec, vicreg_repaired_spec, vicreg_textbook_spec,
+    barlow_twins_spec, barlow_twins_repaired_spec, barlow_twins_textbook_spec,
+    softcse_weight_spec, softcse_temperature_spec,
 )}
 
 # %% ../../nbs/losses/13_registry.ipynb #08cfe998
@@ -67,20 +48,23 @@ def make_loss(
     name:str, # A name of `LOSSES`
     *,
     normalize:bool=False, # Scale rows to unit length first, with the gradient that belongs to it
-    tile:int|None=None, # Rows per tile of the linear-memory form, cut to the batch where that is smaller; None: the whole batch at once
+    tile:int|None=None, # Rows per tile of the linear-memory form; None: the whole batch at once
     **constants, # As the loss names them; the rest keep their defaults
 )->Loss: # Ready to be called
     "A loss by exact name; `UserError` lists what is allowed"
     if name not in LOSSES:
         near = difflib.get_close_matches(name, LOSSES, n=1)
-        raise UserError(f"loss is {name!r}: it must be one of {', '.join(LOSSES)}" + (f" (did you mean {near[0]}?)" if near else ""))
+        hint = f" (did you mean {near[0]}?)" if near else ""
+        raise UserError(f"loss is {name!r}: it must be one of {', '.join(LOSSES)}{hint}")
     spec = LOSSES[name]
-    if unknown := set(constants)-set(spec.constants):
-        raise UserError(f"{name} has no constant {sorted(unknown)[0]!r}: it may have {', '.join(spec.constants) or 'none'}")
-    exact = {k:float(v) if type(v) is int and isinstance(spec.constants[k], float) else v for k,v in constants.items()}   # tau=1 is tau=1.0
-    loss = Loss(spec, {**spec.constants, **exact}, normalize)
+    if unknown := sorted(set(constants)-set(spec.constants)):
+        known = ", ".join(spec.constants) or "none"
+        raise UserError(f"{name} has no constant {unknown[0]!r}: it may have {known}")
+    def exact(k, v): return float(v) if type(v) is int and isinstance(spec.constants[k], float) else v
+    given = {k:exact(k, v) for k,v in constants.items()}                  # tau=1 is tau=1.0
+    loss = Loss(spec, {**spec.constants, **given}, normalize)
     sample = torch.eye(2)
-    try: loss(sample, sample, **{n:torch.zeros(2,2) for n in loss.needs})   # a constant out of range is refused now
+    try: loss(sample, sample, **{n:torch.zeros(2, 2) for n in loss.needs})   # out of range: refused
     except (ValueError, TypeError) as e: raise UserError(f"{name}: {e}") from None
     return loss if tile is None else replace(loss, strips=tiled_form(spec, loss.constants, tile))
 
@@ -89,19 +73,27 @@ def _entry(loss, name, grad, components):
     "What a user gave, as a `LossSpec`"
     if isinstance(loss, LossSpec): return loss
     if isinstance(loss, Paradigm):
-        if name is None: raise UserError("register was given a composition without a name: write register(composition, 'my_loss')")
+        if name is None:
+            raise UserError("register was given a composition without a name: "
+                            "write register(composition, 'my_loss')")
         return loss_spec(name, lambda: loss)
-    if not callable(loss): raise UserError(f"register was given {loss!r}: it must be a function of two views, a composition, or a LossSpec")
+    if not callable(loss):
+        raise UserError(f"register was given {loss!r}: "
+                        "it must be a function of two views, a composition, or a LossSpec")
     value = _named(loss, name or getattr(loss, "__name__", type(loss).__name__))
-    return LossSpec(value, grad or partial(_autograd, loss), components or partial(_decomposed, loss))
+    grad,components = grad or partial(_autograd, loss), components or partial(_decomposed, loss)
+    return LossSpec(value, grad, components)
 
 # %% ../../nbs/losses/13_registry.ipynb #4640387f
 def _named(f, name):
     "`f` under a name, with its own signature"
-    def value(h, h_pos, *tensors, **given): return f(*as_views(h, h_pos), *tensors, **given)     # half precision is widened
+    def value(h, h_pos, *tensors, **given):
+        return f(*as_views(h, h_pos), *tensors, **given)                  # half precision is widened
     value.__name__ = name
     try: value.__signature__ = inspect.signature(f)
-    except (TypeError, ValueError): raise UserError(f"loss {name!r} has no signature that can be read: wrap it in a function of h and h_pos") from None
+    except (TypeError, ValueError):
+        raise UserError(f"loss {name!r} has no signature that can be read: "
+                        "wrap it in a function of h and h_pos") from None
     return value
 
 # %% ../../nbs/losses/13_registry.ipynb #1bcc2a97
@@ -109,29 +101,36 @@ def _autograd(f, h, h_pos, **given):
     "The gradient where none is given"
     with torch.enable_grad():
         views = [x.detach().requires_grad_() for x in as_views(h, h_pos)]
-        return torch.autograd.grad(f(*views, **given), views, allow_unused=True, materialize_grads=True)
+        y = f(*views, **given)
+        return torch.autograd.grad(y, views, allow_unused=True, materialize_grads=True)
 
 def _decomposed(f, h, h_pos, **given):
     "The components where none are given"
-    with torch.enable_grad(): return decompose(lambda a,b: f(a, b, **given), h, h_pos).components()
+    def loss(a, b): return f(a, b, **given)
+    with torch.enable_grad(): return decompose(loss, h, h_pos).components()
 
 # %% ../../nbs/losses/13_registry.ipynb #2a038420
 def _check_signature(spec):
     "`UserError` unless the loss can be called as every loss here"
     kinds,name = inspect.Parameter, getattr(spec.value, "__name__", None)
-    if not isinstance(name, str) or not name.isidentifier(): raise UserError(f"loss {name!r}: its name must be letters, digits and underscores, as in my_loss")
+    if not isinstance(name, str) or not name.isidentifier():
+        raise UserError(f"loss {name!r}: its name must be letters, digits and underscores, as in my_loss")
     if name in LOSSES: raise UserError(f"loss {name!r} exists already: give yours another name")
     p = list(inspect.signature(spec.value).parameters.values())
     views = [x for x in p if x.kind in (kinds.POSITIONAL_ONLY, kinds.POSITIONAL_OR_KEYWORD)]
-    if len(views) < 2 or any(x.kind in (kinds.VAR_POSITIONAL, kinds.VAR_KEYWORD) for x in p):
-        raise UserError(f"loss {name!r} takes ({', '.join(map(str, p))}): it must take (h, h_pos, *, constants), without *args and **kwargs")
+    open_ended = any(x.kind in (kinds.VAR_POSITIONAL, kinds.VAR_KEYWORD) for x in p)
+    if len(views) < 2 or open_ended:
+        raise UserError(f"loss {name!r} takes ({', '.join(map(str, p))}): "
+                        "it must take (h, h_pos, *, constants), without *args and **kwargs")
     if extra := [x for x in views if x.default is not kinds.empty]:
-        raise UserError(f"loss {name!r} has {extra[0].name} among its tensors: a constant stands after a bare *, as in (h, h_pos, *, {extra[0]})")
-    if bare := [x for x in p if x.kind is kinds.KEYWORD_ONLY and x.default is kinds.empty]: raise UserError(f"loss {name!r} has no default for {bare[0].name}: every constant needs one")
+        raise UserError(f"loss {name!r} has {extra[0].name} among its tensors: "
+                        f"a constant stands after a bare *, as in (h, h_pos, *, {extra[0]})")
+    if bare := [x for x in p if x.kind is kinds.KEYWORD_ONLY and x.default is kinds.empty]:
+        raise UserError(f"loss {name!r} has no default for {bare[0].name}: every constant needs one")
 
 # %% ../../nbs/losses/13_registry.ipynb #49d9486f
 def _sample(spec):
-    "Two views of four rows, and reference similarities for each tensor that the loss needs; the same every time"
+    "Two views of four rows and a reference for each tensor that is needed; the same every time"
     draw = torch.Generator().manual_seed(0)
     h,h_pos,v = (unit_rows(torch.randn(4, 6, generator=draw, dtype=torch.float64)) for _ in range(3))
     return h, unit_rows(h+h_pos), {n:(v @ v.T).clamp(-1, 1) for n in spec.needs}
@@ -139,28 +138,51 @@ def _sample(spec):
 def _tried(name, f, *args, **given):
     "What a user's function returns; `UserError` when it raises"
     try: return f(*args, **given)
-    except Exception as e: raise UserError(f"loss {name!r} raised {type(e).__name__} on four pairs of views" + (f": {str(e).splitlines()[0]}" if str(e) else "")) from e
+    except Exception as e:
+        said = f": {str(e).splitlines()[0]}" if str(e) else ""
+        raise UserError(f"loss {name!r} raised {type(e).__name__} on four pairs of views{said}") from e
 
 # %% ../../nbs/losses/13_registry.ipynb #6e6ac36c
+def _check_value(name, y):
+    "`UserError` unless a loss returned a scalar"
+    if not isinstance(y, Tensor):
+        raise UserError(f"loss {name!r} returned {type(y).__name__}: it must return a scalar tensor")
+    if y.shape != ():
+        raise UserError(f"loss {name!r} returned shape {tuple(y.shape)}: "
+                        "it must return a scalar, such as a mean over rows")
+
+def _gradient_of(name, y, views):
+    "Both gradients by autograd; `UserError` unless there is one, and it is finite"
+    found = (None,None)
+    if y.requires_grad: found = torch.autograd.grad(y, views, allow_unused=True)
+    if found[0] is None and found[1] is None:
+        raise UserError(f"loss {name!r} has no gradient: "
+                        "its value must depend on a view, without detach, item or no_grad")
+    g = [torch.zeros_like(v) if x is None else x for x,v in zip(found, views, strict=True)]
+    if not (y.isfinite() and all(x.isfinite().all() for x in g)):
+        raise UserError(f"loss {name!r} is not finite on four pairs of views: "
+                        f"its value there is {y.item():g}")
+    return g
+
 def _check_values(spec):
-    "`UserError` unless the loss is a finite scalar with a gradient, and what stands beside it belongs to it"
+    "`UserError` unless the loss is a finite scalar, and the gradient by hand is its own"
     name,(h,h_pos,tensors) = spec.name, _sample(spec)
     views = [x.clone().requires_grad_() for x in (h,h_pos)]
     with torch.enable_grad(): y = _tried(name, spec.value, *views, **tensors)
-    if not isinstance(y, Tensor): raise UserError(f"loss {name!r} returned {type(y).__name__}: it must return a scalar tensor")
-    if y.shape != (): raise UserError(f"loss {name!r} returned shape {tuple(y.shape)}: it must return a scalar, such as a mean over rows")
-    g = torch.autograd.grad(y, views, allow_unused=True) if y.requires_grad else (None,None)
-    if g[0] is None and g[1] is None: raise UserError(f"loss {name!r} has no gradient: its value must depend on a view, without detach, item or no_grad")
-    g = [torch.zeros_like(h) if x is None else x for x in g]
-    if not (y.isfinite() and all(x.isfinite().all() for x in g)): raise UserError(f"loss {name!r} is not finite on four pairs of views: its value there is {y.item():g}")
+    _check_value(name, y)
+    g = _gradient_of(name, y, views)
     hand = _tried(name, spec.grad, h, h_pos, **tensors)
-    if not (isinstance(hand, tuple) and [getattr(x, "shape", None) for x in hand]==[h.shape]*2): raise UserError(f"grad of {name!r} returned no pair (dh, dh_pos) with the shapes of the views")
+    pair = isinstance(hand, tuple) and [getattr(x, "shape", None) for x in hand]==[h.shape]*2
+    if not pair:
+        raise UserError(f"grad of {name!r} returned no pair (dh, dh_pos) with the shapes of the views")
     off = relative_error(torch.cat(hand), torch.cat(g))
-    if not off <= 1e-6: raise UserError(f"grad of {name!r} differs from autograd by {off:.1e} of its largest entry: at most 1e-06 is allowed")
+    if not off <= 1e-6:
+        raise UserError(f"grad of {name!r} differs from autograd by {off:.1e} of its largest entry: "
+                        "at most 1e-06 is allowed")
 
 # %% ../../nbs/losses/13_registry.ipynb #aa17458d
 def register(
-    loss, # A function of two views that gives a scalar, a `Paradigm`, or a `LossSpec`; tensors that the trainer supplies stand after `h_pos`
+    loss, # A function of two views and of tensors that the trainer supplies, a `Paradigm`, a `LossSpec`
     name:str|None=None, # What it shall be called; None: the function's own name
     *,
     grad:Callable|None=None, # As `LossSpec.grad`; None: by autograd
@@ -175,20 +197,23 @@ def register(
 _LOADED = {}    # resolved path -> (sha256 of its content, names that it registered)
 
 # %% ../../nbs/losses/13_registry.ipynb #a61628f4
-def _place(path, e):
+def _file_and_line(path, e):
     "`file, line n` of the last line of the file that an exception went through"
-    line = e.lineno if isinstance(e, SyntaxError) and e.filename==str(path) else next((f.lineno for f in reversed(traceback.extract_tb(e.__traceback__)) if f.filename==str(path)), None)
+    frames = reversed(traceback.extract_tb(e.__traceback__))
+    line = next((f.lineno for f in frames if f.filename==str(path)), None)
+    if isinstance(e, SyntaxError) and e.filename==str(path): line = e.lineno
     return f"{path}, line {line}" if line else str(path)
 
 # %% ../../nbs/losses/13_registry.ipynb #7139a038
 def _execute(path, text):
-    "Run a file as a module of its own, and register the `LossSpec`s that it defines and did not register itself"
+    "Run a file as a module of its own; register the `LossSpec`s that it defines and did not register"
     module = types.ModuleType("sfr_repro_losses_" + hashlib.sha256(str(path).encode()).hexdigest()[:8])
     module.__file__ = str(path)
     sys.modules[module.__name__] = module                      # dataclasses look their module up there
     exec(compile(text, str(path), "exec"), module.__dict__)
     for x in list(vars(module).values()):
-        if isinstance(x, LossSpec) and not any(x is s for s in LOSSES.values()): register(x)
+        known = any(x is s for s in LOSSES.values())
+        if isinstance(x, LossSpec) and not known: register(x)
 
 # %% ../../nbs/losses/13_registry.ipynb #cf4fe0e6
 def load_losses(
@@ -197,17 +222,22 @@ def load_losses(
     "Run a file of losses; `UserError` names the file and the line of what is wrong"
     path = Path(path).resolve()
     try: text = path.read_bytes()
-    except OSError as e: raise UserError(f"{path}: the file of losses cannot be read ({e.strerror})") from None
-    sha,names = _LOADED.get(path, (None,()))
-    if sha == (new := hashlib.sha256(text).hexdigest()) and all(n in LOSSES for n in names): return names
+    except OSError as e:
+        raise UserError(f"{path}: the file of losses cannot be read ({e.strerror})") from None
+    old,names = _LOADED.get(path, (None,()))
+    sha = hashlib.sha256(text).hexdigest()
+    if old==sha and all(n in LOSSES for n in names): return names
     before = dict(LOSSES)
     for n in names: LOSSES.pop(n, None)
     given = set(LOSSES)
     try:
         _execute(path, text)
-        if not (added := tuple(n for n in LOSSES if n not in given)): raise UserError("it registers no loss, write register(...) in it")
+        added = tuple(n for n in LOSSES if n not in given)
+        if not added: raise UserError("it registers no loss, write register(...) in it")
     except (Exception, SystemExit) as e:
         LOSSES.clear(); LOSSES.update(before)
-        raise UserError(f"{_place(path, e)}: {e}" if isinstance(e, UserError) else f"{_place(path, e)}: {type(e).__name__}: {str(e).splitlines()[0] if str(e) else 'no message'}") from e
-    _LOADED[path] = new,added
+        first = str(e).splitlines()[0] if str(e) else "no message"
+        said = e if isinstance(e, UserError) else f"{type(e).__name__}: {first}"
+        raise UserError(f"{_file_and_line(path, e)}: {said}") from e
+    _LOADED[path] = sha,added
     return added

@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['TILED', 'strip_cosines', 'onto_anchors', 'onto_candidates', 'softmax_strips', 'reference_strip',
            'softcse_weight_strips', 'softcse_temperature_strips', 'hardest_of_strip', 'hinge_strips', 'Strip',
-           'strip_of', 'paradigm_strips', 'check_tileable', 'TiledForm', 'tiled_form', 'tiled_paradigm']
+           'strip_of', 'paradigm_strips', 'check_tileable', 'TiledForm', 'strips_of', 'simulated_gradient_strips',
+           'tiled_form', 'tiled_paradigm']
 
 # %% ../../nbs/losses/12_tiled.ipynb #73aa2f81
 import math
@@ -16,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from ..core.notation import UserError, as_views, check_choice, check_positive, unit_rows
-from .arccon import arccon, check_angle, sine
+from .arccon import arccon, check_angle, turned, turned_slope
 from .components import Batch, evaluate_component
 from .infonce import infonce
 from .paradigm import Paradigm, loss_spec, recipe, reduction_factor
@@ -24,8 +25,8 @@ from .simulated_gradient import simulated_gradient
 from .softcse import (CONTROLS, as_reference, softcse_temperature, softcse_temperatures,
     softcse_weight, softcse_weights)
 from .spec import Loss, LossSpec
-from sfr_repro.losses.triplet import (angle, angle_slope, chord, chord_slope, hardest_negative, mat, met,
-    met_floor, mpt)
+from sfr_repro.losses.triplet import (Hinge, hardest_negative, mat, mat_hinge, met, met_hinge, mpt,
+    mpt_hinge)
 
 # %% ../../nbs/losses/12_tiled.ipynb #dc1c0470
 def strip_cosines(
@@ -64,6 +65,20 @@ def onto_candidates(
     total[start:].addmm_(push[:,:n].T, rows)
     if start: total[:start].addmm_(push[:,n:].T, rows)
 
+# %% ../../nbs/losses/12_tiled.ipynb #96482430
+def _softmax_row(s, pos, tau, u):
+    "Loss, factor of the exponentials and pull of each row, `(r,)`; leaves the exponentials in `s`"
+    s.diagonal().fill_(-math.inf)
+    top = s.amax(1, keepdim=True)
+    total = s.sub_(top).exp_().sum(1)
+    gap = total.log() + top[:,0] - turned(pos, u)/tau
+    force = gap.sigmoid()/tau
+    return -F.logsigmoid(-gap), force/total, force*turned_slope(pos, u)
+
+def _alone(h, h_pos):
+    "A batch of one has no negative"
+    return (h*h_pos).sum()*0., torch.zeros_like(h), torch.zeros_like(h)
+
 # %% ../../nbs/losses/12_tiled.ipynb #860123f0
 def softmax_strips(
     h:Tensor, # Anchors, unit rows, `(B, D)`, detached, float32 or float64
@@ -71,7 +86,7 @@ def softmax_strips(
     *,
     tau:float, # Temperature, above 0
     u:float=0., # ArcCon's angle, radians
-    scores:Callable|None=None, # `scores(cosines, start) -> (scores, factor or None)`, each `(r, B)`; None: `cosines/tau`
+    scores:Callable|None=None, # `scores(cosines, start) -> (scores, factor or None)`, `(r, B)` each
     tile:int, # Rows per strip
     grads:bool=True, # Whether gradients are wanted
 )->tuple: # The value, `()`, and both gradients, `(B, D)` each, or None
@@ -95,24 +110,9 @@ def softmax_strips(
             dh_pos[own] -= pull*h[own]
     return losses.mean(), dh, dh_pos
 
-# %% ../../nbs/losses/12_tiled.ipynb #96482430
-def _softmax_row(s, pos, tau, u):
-    "Loss of each row, what its exponentials are multiplied with, and its pull, each `(r,)`; leaves the exponentials in `s`"
-    s.diagonal().fill_(-math.inf)
-    top = s.amax(1, keepdim=True)
-    total = s.sub_(top).exp_().sum(1)
-    sin = sine(pos)
-    gap = total.log() + top[:,0] - (pos*math.cos(u) - sin*math.sin(u))/tau
-    force = gap.sigmoid()/tau
-    return -F.logsigmoid(-gap), force/total, force*(math.cos(u) + math.sin(u)*pos*(sin > 0)/torch.where(sin > 0, sin, 1))
-
-def _alone(h, h_pos):
-    "A batch of one has no negative"
-    return (h*h_pos).sum()*0., torch.zeros_like(h), torch.zeros_like(h)
-
 # %% ../../nbs/losses/12_tiled.ipynb #42e0783d
 def reference_strip(
-    sim_ref:Tensor|tuple[Tensor,Tensor], # `(B, B)`, or two factors of `(B, K)`: rows of the first against rows of the second
+    sim_ref:Tensor|tuple[Tensor,Tensor], # `(B, B)`, or two factors of `(B, K)`: rows against rows
     like:Tensor, # Anchors, `(B, D)`: they fix `B`, dtype and device
     start:int, # The strip's first row
     tile:int, # Rows per strip
@@ -122,58 +122,62 @@ def reference_strip(
     B,own = len(like), slice(start, start+tile)
     if isinstance(sim_ref, (tuple,list)):
         shapes = [tuple(x.shape) for x in sim_ref]
-        if len(shapes)!=2 or any(len(s)!=2 for s in shapes) or shapes[0]!=shapes[1] or shapes[0][0]!=B:
-            raise UserError(f"{name} has factors of shape {' and '.join(map(str, shapes)) or 'none'}: they must be two of ({B}, K)")
+        fit = len(shapes)==2 and all(len(s)==2 for s in shapes) and shapes[0]==shapes[1]
+        if not fit or shapes[0][0]!=B:
+            found = " and ".join(map(str, shapes)) or "none"
+            raise UserError(f"{name} has factors of shape {found}: they must be two of ({B}, K)")
         rows,candidates = (x.detach() for x in sim_ref)
         return strip_cosines(rows[own].to(like), candidates.to(like), start)
-    if sim_ref.shape != (B,B): raise UserError(f"{name} has shape {tuple(sim_ref.shape)}: it must be {(B,B)}, or two factors of ({B}, K)")
+    if sim_ref.shape != (B,B):
+        raise UserError(f"{name} has shape {tuple(sim_ref.shape)}: "
+                        f"it must be {(B,B)}, or two factors of ({B}, K)")
     rows = sim_ref.detach()[own].to(like)
     return torch.cat([rows[:,start:], rows[:,:start]], 1)
 
 # %% ../../nbs/losses/12_tiled.ipynb #9ae3933d
 def _shuffled(strip, start, draw):
-    "The strip's part of `softcse_control(..., 'shuffled')`; to be called in order of the strips, with one generator"
+    "The strip's part of `softcse_control(..., 'shuffled')`, in order of the strips"
     r,B = strip.shape
     order = torch.rand(r, B-1, generator=draw).argsort(1).to(strip.device)
-    row,column = start+torch.arange(r, device=strip.device)[:,None], torch.arange(B-1, device=strip.device).expand(r, B-1)
-    def place(k): return (k + (k >= row) - start) % B              # k-th negative of each row: its column in the strip
-    return strip.scatter(1, place(column), strip.gather(1, place(order)))
+    row = start+torch.arange(r, device=strip.device)[:,None]
+    column = torch.arange(B-1, device=strip.device).expand(r, B-1)
+    def negative(k): return (k + (k >= row) - start) % B    # k-th negative of each row: its column
+    return strip.scatter(1, negative(column), strip.gather(1, negative(order)))
 
 # %% ../../nbs/losses/12_tiled.ipynb #15f86d17
 def _reference(sim_ref, h, tile, control):
-    "`reference(start) -> (r, B)`, checked, with the control applied; to be called in order of the strips"
+    "`reference(start) -> (r, B)`, with the control applied; to be called in order of the strips"
     check_choice("control", control, CONTROLS)
-    draw = torch.Generator().manual_seed(0)                        # as `softcse_control`
+    draw = torch.Generator().manual_seed(0)                 # as `softcse_control`
     def reference(start):
         strip = as_reference(reference_strip(sim_ref, h, start, tile), columns=len(h))
-        return -strip if control=="reversed" else _shuffled(strip, start, draw) if control=="shuffled" else strip
+        if control=="shuffled": return _shuffled(strip, start, draw)
+        return -strip if control=="reversed" else strip
     return reference
 
 # %% ../../nbs/losses/12_tiled.ipynb #a9f041b4
 def softcse_weight_strips(
-    h:Tensor, # Anchors, unit rows, `(B, D)`, detached
-    h_pos:Tensor, # Positives, unit rows, `(B, D)`
+    h:Tensor, h_pos:Tensor, # As in `softmax_strips`
     *,
     sim_ref:Tensor|tuple[Tensor,Tensor], # `(B, B)`, or two factors of `(B, K)`
-    tau:float=.05, rule:str="W1", alpha:float=.5, kappa:float=.2, control:str|None=None, # As in `softcse_weight`
-    tile:int, # Rows per strip
-    grads:bool=True, # Whether gradients are wanted
-)->tuple: # The value, `()`, and both gradients, `(B, D)` each, or None
+    tau:float, rule:str, alpha:float, kappa:float, control:str|None, # As in `softcse_weight`
+    tile:int, grads:bool=True, # As in `softmax_strips`
+)->tuple: # As from `softmax_strips`
     "`softcse_weight` and its gradient"
     reference = _reference(sim_ref, h, tile, control)
-    def scores(s, start): return s.div_(tau).add_(softcse_weights(reference(start), rule, alpha, kappa).log_()), None
+    def scores(s, start):
+        added = softcse_weights(reference(start), rule, alpha, kappa).log_()
+        return s.div_(tau).add_(added), None
     return softmax_strips(h, h_pos, tau=tau, scores=scores, tile=tile, grads=grads)
 
 # %% ../../nbs/losses/12_tiled.ipynb #5e6d3d28
 def softcse_temperature_strips(
-    h:Tensor, # Anchors, unit rows, `(B, D)`, detached
-    h_pos:Tensor, # Positives, unit rows, `(B, D)`
+    h:Tensor, h_pos:Tensor, # As in `softmax_strips`
     *,
     sim_ref:Tensor|tuple[Tensor,Tensor], # `(B, B)`, or two factors of `(B, K)`
-    tau:float=.05, rule:str="T1", alpha:float=.5, mean_tau:bool=True, control:str|None=None, # As in `softcse_temperature`
-    tile:int, # Rows per strip
-    grads:bool=True, # Whether gradients are wanted
-)->tuple: # The value, `()`, and both gradients, `(B, D)` each, or None
+    tau:float, rule:str, alpha:float, mean_tau:bool, control:str|None, # As in `softcse_temperature`
+    tile:int, grads:bool=True, # As in `softmax_strips`
+)->tuple: # As from `softmax_strips`
     "`softcse_temperature` and its gradient"
     reference = _reference(sim_ref, h, tile, control)
     def scores(s, start):
@@ -189,110 +193,97 @@ def hardest_of_strip(
     "The most similar negative of each anchor; of equals, the first of the batch"
     cos,k = hardest_negative(s)
     if not start: return cos, k
-    n = s.shape[1]-start                                           # columns n, n+1, ... are candidates 0, 1, ...
+    n = s.shape[1]-start                                # columns n, n+1, ... are candidates 0, 1, ...
     before,j = s[:,n:].max(1)
     return cos, torch.where(before >= cos, j+n, k)
 
 # %% ../../nbs/losses/12_tiled.ipynb #6cb6a38a
 def hinge_strips(
-    h:Tensor, # Anchors, unit rows, `(B, D)`, detached
-    h_pos:Tensor, # Positives, unit rows, `(B, D)`
+    h:Tensor, h_pos:Tensor, # As in `softmax_strips`
     *,
-    distance:Callable, # Decreasing function of cosines, elementwise
-    slope:Callable, # Minus its derivative, elementwise
-    margin:float, # Gap at which an anchor is let go, in units of the distance, above 0
-    tile:int, # Rows per strip
-    grads:bool=True, # Whether gradients are wanted
-)->tuple: # The value, `()`, and both gradients, `(B, D)` each, or None
+    hinge:Hinge, # Distance, slope and margin
+    tile:int, grads:bool=True, # As in `softmax_strips`
+)->tuple: # As from `softmax_strips`
     "A triplet loss of one direction and its gradient, strip by strip"
-    check_positive(margin=margin)
     B,tile = len(h), min(tile, len(h))
     if B==1: return _alone(h, h_pos)
-    pos,neg,index,buffer = h.new_empty(B), h.new_empty(B), torch.empty(B, dtype=torch.long, device=h.device), h.new_empty(tile, B)
+    pos,neg,buffer = h.new_empty(B), h.new_empty(B), h.new_empty(tile, B)
+    index = torch.empty(B, dtype=torch.long, device=h.device)
     for start in range(0, B, tile):
         own = slice(start, start+tile)
         s = strip_cosines(h[own], h_pos, start, buffer)
         pos[own] = s.diagonal()
         neg[own],k = hardest_of_strip(s, start)
         index[own] = (k+start) % B
-    gap = margin - (distance(neg)-distance(pos))
+    gap = hinge.margin - (hinge.distance(neg)-hinge.distance(pos))
     if not grads: return gap.relu().mean(), None, None
-    push,pull = ((gap > 0)*slope(neg)/B)[:,None], ((gap > 0)*slope(pos)/B)[:,None]
-    return gap.relu().mean(), push*h_pos[index] - pull*h_pos, torch.zeros_like(h).index_add_(0, index, push*h) - pull*h
+    push = ((gap > 0)*hinge.slope(neg)/B)[:,None]
+    pull = ((gap > 0)*hinge.slope(pos)/B)[:,None]
+    dh_pos = torch.zeros_like(h).index_add_(0, index, push*h) - pull*h
+    return gap.relu().mean(), push*h_pos[index] - pull*h_pos, dh_pos
 
 # %% ../../nbs/losses/12_tiled.ipynb #cf4efbdf
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class Strip(Batch):
     "Some anchors of a batch, with all candidates: what a component is given in a tiled composition"
     views:tuple[Tensor,Tensor]|None=None # Anchors and positives of the whole batch, `(B, D)` each
     start:int=0 # The strip's first row
 
     @cached_property
-    def cross(self)->Tensor: return strip_cosines(self.h, self.views[1], self.start)     # `(r, B)`, own columns first
+    def cross(self)->Tensor: # `(r, B)`, own columns first
+        return strip_cosines(self.h, self.views[1], self.start)
+
     @cached_property
-    def same(self)->Tensor: return strip_cosines(self.h, self.views[0], self.start)
+    def same(self)->Tensor: # `(r, B)`, own columns first
+        return strip_cosines(self.h, self.views[0], self.start)
+
     @cached_property
-    def hardest(self)->tuple[Tensor,Tensor]: return hardest_of_strip(self.sim, self.start)
+    def hardest(self)->tuple[Tensor,Tensor]: # `(r,)` each
+        return hardest_of_strip(self.sim, self.start)
+
     @cached_property
-    def other(self):
-        other = Strip(self.h_pos, self.h, self.negatives, self.tensors, self.weigh, self.views[::-1], self.start)
-        other.__dict__["other"] = self
+    def other(self): # The same rows with the views exchanged
+        turned = self.views[::-1]
+        other = Strip(self.h_pos, self.h, self.negatives, self.tensors, self.weigh, turned, self.start)
+        other.other = self
         return other
 
 # %% ../../nbs/losses/12_tiled.ipynb #9bd94377
 def strip_of(
     p:Paradigm, # The composition
-    h:Tensor, # Anchors, `(B, D)`
-    h_pos:Tensor, # Positives, `(B, D)`
+    views:tuple[Tensor,Tensor], # Anchors and positives, `(B, D)` each
     tensors:dict, # What `p.needs` names: `(B, B)`, or two factors of `(B, K)`
     start:int, # The strip's first row
     tile:int, # Rows per strip
 )->Strip:
     "One strip as the components of a composition see it"
-    own = slice(start, start+tile)
+    own,(h,h_pos) = slice(start, start+tile), views
     def weigh(b): return evaluate_component("weight", p.weight, b, p.signed)
-    return Strip(h[own], h_pos[own], p.negatives, {k:reference_strip(x, h, start, tile, k) for k,x in tensors.items()}, weigh, (h,h_pos), start)
+    parts = {k:reference_strip(x, h, start, tile, k) for k,x in tensors.items()}
+    return Strip(h[own], h_pos[own], p.negatives, parts, weigh, views, start)
 
 # %% ../../nbs/losses/12_tiled.ipynb #ba4349dd
 class _Direction:
     "Sums over strips for one view as anchors"
     def __init__(self, p, h, h_pos, both):
         self.p,self.h,self.negatives = p, h, h if p.negatives=="same" else h_pos
-        self.dissipation,self.pushed,self.pull = h.new_empty(len(h)), torch.empty_like(h), torch.empty_like(h)
-        self.candidates = torch.zeros_like(h) if both else None           # what moving both ends of a pair adds to the other view
+        self.dissipation = h.new_empty(len(h))
+        self.pushed,self.pull = torch.empty_like(h), torch.empty_like(h)
+        self.candidates = torch.zeros_like(h) if both else None    # what both ends give the other view
 
     def add(self, b, own):
-        dissipation = self.dissipation[own] = evaluate_component("dissipation", self.p.dissipation, b)
+        dissipation = evaluate_component("dissipation", self.p.dissipation, b)
         push,ratio = dissipation[:,None]*b.weight, evaluate_component("ratio", self.p.ratio, b)
+        self.dissipation[own] = dissipation
         self.pushed[own] = onto_anchors(push, self.negatives, b.start)
         self.pull[own] = push.sum(1, keepdim=True)*(ratio if ratio.ndim==2 else ratio[:,None])
         if self.candidates is not None: onto_candidates(self.candidates, push, b.h, b.start)
 
     def reduce(self):
         factor = reduction_factor(self.dissipation, self.p.reduction)
-        for x in (self.pushed,self.pull,self.candidates): x is None or x.mul_(factor)
+        for x in (self.pushed,self.pull,self.candidates):
+            if x is not None: x.mul_(factor)
         return self
-
-# %% ../../nbs/losses/12_tiled.ipynb #dc3082e5
-def paradigm_strips(
-    p:Paradigm, # The composition
-    h:Tensor, # Anchors, `(B, D)`, detached
-    h_pos:Tensor, # Positives, `(B, D)`
-    *,
-    tile:int, # Rows per strip
-    grads:bool=True, # Whether gradients are wanted
-    **tensors, # What `p.needs` names
-)->tuple: # The value, `()`, and both gradients, `(B, D)` each
-    "A composition's energy and gradient, strip by strip"
-    B,tile = len(h), min(tile, len(h))
-    if B==1: return _alone(h, h_pos)
-    a,b = _Direction(p, h, h_pos, p.moves=="pairs"), _Direction(p, h_pos, h, False) if p.moves in ("views","alignment") else None
-    for start in range(0, B, tile):
-        strip,own = strip_of(p, h, h_pos, tensors, start, tile), slice(start, start+tile)
-        a.add(strip, own)
-        if b: b.add(strip.other, own)
-        strip.__dict__.pop("other", None)                           # the two hold each other: let them go now, not at the next collection
-    return _energy_and_grad(p, h, h_pos, a.reduce(), b and b.reduce())
 
 # %% ../../nbs/losses/12_tiled.ipynb #1fc9ce4c
 def _energy_and_grad(p, h, h_pos, a, b):
@@ -305,6 +296,43 @@ def _energy_and_grad(p, h, h_pos, a, b):
     pull = a.pull+b.pull
     return value, a.pushed - pull*h_pos, b.pushed - pull*h
 
+# %% ../../nbs/losses/12_tiled.ipynb #dc3082e5
+def paradigm_strips(
+    p:Paradigm, # The composition
+    h:Tensor, # Anchors, `(B, D)`, detached
+    h_pos:Tensor, # Positives, `(B, D)`
+    *,
+    tile:int, # Rows per strip
+    grads:bool=True, # Unused: the energy is made from the gradients
+    **tensors, # What `p.needs` names
+)->tuple: # The value, `()`, and both gradients, `(B, D)` each
+    "A composition's energy and gradient, strip by strip"
+    B,tile = len(h), min(tile, len(h))
+    if B==1: return _alone(h, h_pos)
+    a,b = _Direction(p, h, h_pos, p.moves=="pairs"), None
+    if p.moves in ("views","alignment"): b = _Direction(p, h_pos, h, False)
+    for start in range(0, B, tile):
+        strip,own = strip_of(p, (h,h_pos), tensors, start, tile), slice(start, start+tile)
+        a.add(strip, own)
+        if b: b.add(strip.other, own)
+        strip.part()                                        # free both now, not at the next collection
+    return _energy_and_grad(p, h, h_pos, a.reduce(), b and b.reduce())
+
+# %% ../../nbs/losses/12_tiled.ipynb #caeea4fc
+def _check_role(p, role, batch, strip):
+    "`UserError` unless a component makes the same of a strip as of the batch"
+    component,signed = getattr(p, role), p.signed and role=="weight"
+    own = slice(strip.start, strip.start+len(strip.h))
+    want = evaluate_component(role, component, batch, signed)[own]
+    if role=="weight": want = want.roll(-strip.start, 1)
+    got,why = None, "a strip's numbers are not the whole batch's"
+    try: got = evaluate_component(role, component, strip, signed)
+    except (UserError, ValueError, RuntimeError, IndexError) as e: why = str(e).splitlines()[0]
+    same = got is not None and got.shape==want.shape
+    if not (same and torch.allclose(got, want, rtol=1e-9, atol=1e-12)):
+        raise UserError(f"{role} {component!r} has no tiled form, leave tile out: "
+                        f"it must be a function of its anchor's own row ({why})")
+
 # %% ../../nbs/losses/12_tiled.ipynb #0e08eccd
 def check_tileable(
     p:Paradigm, # A composition
@@ -313,25 +341,14 @@ def check_tileable(
     draw = torch.Generator().manual_seed(0)
     for B,tile in ((7,3),(5,2)):
         h,n,v = (unit_rows(torch.randn(B, 4, generator=draw, dtype=torch.float64)) for _ in range(3))
-        h_pos,tensors = unit_rows(h+n), {k:(v @ v.T).clamp(-1, 1) for k in p.needs}
-        whole = strip_of(p, h, h_pos, tensors, 0, B)
+        views,tensors = (h,unit_rows(h+n)), {k:(v @ v.T).clamp(-1, 1) for k in p.needs}
+        whole = strip_of(p, views, tensors, 0, B)
         for start in range(0, B, tile):
-            pairs = [(whole, strip_of(p, h, h_pos, tensors, start, tile))]
-            if p.moves in ("views","alignment"): pairs.append((whole.other, pairs[0][1].other))
-            for batch,strip in pairs:
-                for role in ("weight","dissipation","ratio"): _check_role(p, role, batch, strip)
-
-# %% ../../nbs/losses/12_tiled.ipynb #caeea4fc
-def _check_role(p, role, batch, strip):
-    "`UserError` unless a component makes the same of a strip as of the batch"
-    component,signed = getattr(p, role), p.signed and role=="weight"
-    want = evaluate_component(role, component, batch, signed)[strip.start:strip.start+len(strip.h)]
-    if role=="weight": want = want.roll(-strip.start, 1)
-    why = "a strip's numbers are not the whole batch's"
-    try: got = evaluate_component(role, component, strip, signed)
-    except (UserError, ValueError, RuntimeError, IndexError) as e: got,why = None,str(e).splitlines()[0]
-    if got is None or got.shape != want.shape or not torch.allclose(got, want, rtol=1e-9, atol=1e-12):
-        raise UserError(f"{role} {component!r} has no tiled form, leave tile out: it must be a function of its anchor's own row ({why})")
+            strip = strip_of(p, views, tensors, start, tile)
+            pairs = [(whole,strip)]
+            if p.moves in ("views","alignment"): pairs.append((whole.other,strip.other))
+            for batch,part in pairs:
+                for role in ("weight","dissipation","ratio"): _check_role(p, role, batch, part)
 
 # %% ../../nbs/losses/12_tiled.ipynb #649c5b20
 class _Tiled(torch.autograd.Function):
@@ -344,7 +361,9 @@ class _Tiled(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, above):
-        if torch.is_grad_enabled(): raise UserError("a tiled loss was differentiated with create_graph=True: it has no second derivative, leave tile out")
+        if torch.is_grad_enabled():
+            raise UserError("a tiled loss was differentiated with create_graph=True: "
+                            "it has no second derivative, leave tile out")
         return *(above*g for g in ctx.saved_tensors), None
 
 # %% ../../nbs/losses/12_tiled.ipynb #b57b7243
@@ -353,28 +372,40 @@ class TiledForm:
     "What `Loss` calls in place of the plain form"
     strips:Callable # `strips(h, h_pos, *, tile, grads, ...) -> (value, dh, dh_pos)`
     tile:int # Rows per strip
-    small:int=512 # Batches up to this many rows take the plain form: a matrix of 1 MiB saves nothing
+    small:int=512 # Batches up to this size take the plain form: a matrix of 1 MiB saves nothing
 
     def value(self, h:Tensor, h_pos:Tensor, **given)->Tensor: # Shape `()`
         "The value, with its gradient for autograd where one is asked for"
         h,h_pos = as_views(h, h_pos)
         strips = partial(self.strips, tile=self.tile, **given)
-        if torch.is_grad_enabled() and (h.requires_grad or h_pos.requires_grad): return _Tiled.apply(h, h_pos, strips)
+        if torch.is_grad_enabled() and (h.requires_grad or h_pos.requires_grad):
+            return _Tiled.apply(h, h_pos, strips)
         return strips(h.detach(), h_pos.detach(), grads=False)[0]
 
-    def grad(self, h:Tensor, h_pos:Tensor, **given)->tuple[Tensor,Tensor]: # `(dL/dh, dL/dh_pos)`, each `(B, D)`
+    def grad(self, h:Tensor, h_pos:Tensor, **given)->tuple[Tensor,Tensor]: # `(B, D)` each
         "Both gradients"
         h,h_pos = (x.detach() for x in as_views(h, h_pos))
         with torch.no_grad(): return self.strips(h, h_pos, tile=self.tile, grads=True, **given)[1:]
 
 # %% ../../nbs/losses/12_tiled.ipynb #e02e6129
+def strips_of(hinge): # `hinge(*, constants) -> Hinge`
+    "The tiled form of a triplet loss"
+    def strips(h, h_pos, *, tile, grads, **constants):
+        return hinge_strips(h, h_pos, hinge=hinge(**constants), tile=tile, grads=grads)
+    return strips
+
+def simulated_gradient_strips(h, h_pos, *, tile, grads, **constants):
+    "The tiled form of the simulated gradient, as a composition"
+    p = recipe("simulated_gradient", **constants)
+    return paradigm_strips(p, h, h_pos, tile=tile, grads=grads)
+
 TILED = { # What the plain function computes -> the same in strips
     infonce: softmax_strips,
     arccon: softmax_strips,
-    mpt: partial(hinge_strips, distance=torch.neg, slope=torch.ones_like),
-    met: lambda h, h_pos, *, eps, form, **k: hinge_strips(h, h_pos, distance=partial(chord, eps=met_floor(eps, form)), slope=partial(chord_slope, eps=met_floor(eps, form)), **k),
-    mat: lambda h, h_pos, *, margin, **k: hinge_strips(h, h_pos, distance=angle, slope=angle_slope, margin=margin*math.pi, **k),
-    simulated_gradient: lambda h, h_pos, *, tile, grads, **k: paradigm_strips(recipe("simulated_gradient", **k), h, h_pos, tile=tile, grads=grads),
+    mpt: strips_of(mpt_hinge),
+    met: strips_of(met_hinge),
+    mat: strips_of(mat_hinge),
+    simulated_gradient: simulated_gradient_strips,
     softcse_weight: softcse_weight_strips,
     softcse_temperature: softcse_temperature_strips,
 }
@@ -386,13 +417,20 @@ def tiled_form(
     tile:int, # Rows per strip
 )->TiledForm: # `UserError` for a loss that has none, or a tile that is no number of rows
     "The linear-memory form of a loss, for `make_loss`"
-    if type(tile) is not int or tile < 1: raise UserError(f"tile is {tile!r}: it must be a number of rows, at least 1")
+    if type(tile) is not int or tile < 1:
+        raise UserError(f"tile is {tile!r}: it must be a number of rows, at least 1")
     if spec.tiled: return TiledForm(spec.tiled, tile)
     if spec.value in TILED: return TiledForm(TILED[spec.value], tile)
     if not spec.paradigm:
-        raise UserError(f"tile is {tile}: {spec.name} has no tiled form, leave tile out; those that have one are {', '.join(f.__name__ for f in TILED)}, and compositions of row-wise components")
-    check_tileable(p := spec.paradigm(**constants))
-    return TiledForm(lambda h, h_pos, *, tile, grads, **given: paradigm_strips(p, h, h_pos, tile=tile, grads=grads, **{k:given[k] for k in p.needs}), tile)
+        known = ", ".join(f.__name__ for f in TILED)
+        raise UserError(f"tile is {tile}: {spec.name} has no tiled form, leave tile out; those that "
+                        f"have one are {known}, and compositions of row-wise components")
+    p = spec.paradigm(**constants)
+    check_tileable(p)
+    def strips(h, h_pos, *, tile, grads, **given):
+        tensors = {k:given[k] for k in p.needs}
+        return paradigm_strips(p, h, h_pos, tile=tile, grads=grads, **tensors)
+    return TiledForm(strips, tile)
 
 # %% ../../nbs/losses/12_tiled.ipynb #3c445837
 def tiled_paradigm(

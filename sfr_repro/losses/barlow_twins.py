@@ -120,4 +120,4 @@ def barlow_twins_textbook_components(
 
 # %% ../../nbs/losses/06_barlow_twins.ipynb #a500cff6
 barlow_twins_textbook_spec = LossSpec(barlow_twins_textbook, barlow_twins_textbook_grad,
-    barlow_twins_textbook_components)
+    barlow_twins_textbook_components, any_length=True)

@@ -82,7 +82,7 @@ def _entry(loss, name, grad, components):
                         "it must be a function of two views, a composition, or a LossSpec")
     value = _named(loss, name or getattr(loss, "__name__", type(loss).__name__))
     grad,components = grad or partial(_autograd, loss), components or partial(_decomposed, loss)
-    return LossSpec(value, grad, components)
+    return LossSpec(value, grad, components, any_length=True)
 
 # %% ../../nbs/losses/13_registry.ipynb #4640387f
 def _named(f, name):

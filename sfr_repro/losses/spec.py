@@ -7,11 +7,12 @@ __all__ = ['MEANING', 'LossSpec', 'shares_constants', 'one_way_grad', 'built', '
 
 # %% ../../nbs/losses/08_spec.ipynb #67a7a5cf
 import inspect
+import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import FrozenInstanceError, dataclass
 from functools import wraps
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from ..core.notation import Components, as_views, unit_rows
 
 # %% ../../nbs/losses/08_spec.ipynb #de786523
@@ -38,6 +39,7 @@ class LossSpec:
     energy:Callable|None = None # And its value with these held fixed
     paradigm:Callable|None = None # For a composed loss: `paradigm(*, constants) -> Paradigm`
     tiled:Callable|None = None # Its linear-memory form, as `losses.tiled` writes it
+    any_length:bool = False # Whether it is meant for rows of any length
 
     @property
     def name(self)->str:
@@ -137,7 +139,11 @@ def frozen_loss(
 # %% ../../nbs/losses/08_spec.ipynb #2eeed7d3
 def _whole(f):
     "`f` with factored tensors multiplied out"
-    def call(h, h_pos, **given): return f(h, h_pos, **{k:v[0] @ v[1].T if isinstance(v, (tuple,list)) and len(v)==2 and isinstance(v[0], Tensor) else v for k,v in given.items()})
+    def product(x):
+        pair = isinstance(x, (tuple,list)) and len(x)==2 and isinstance(x[0], Tensor)
+        return x[0] @ x[1].T if pair else x
+    def call(h, h_pos, **given):
+        return f(h, h_pos, **{k:product(x) for k,x in given.items()})
     return call
 
 # %% ../../nbs/losses/08_spec.ipynb #c1826f8d
@@ -145,39 +151,88 @@ def _through_unit_rows(x, g):
     "`(I - uu')g/|x|`, zero for zero rows"
     u = unit_rows(x)
     length = x.to(u.dtype).norm(dim=1, keepdim=True)
-    return torch.where(length > 0, (g - (g*u).sum(1, keepdim=True)*u)/torch.where(length > 0, length, 1), 0)
+    across = g - (g*u).sum(1, keepdim=True)*u
+    return torch.where(length > 0, across/torch.where(length > 0, length, 1), 0)
+
+# %% ../../nbs/losses/08_spec.ipynb #e085fb48
+_TOLD = []    # the loss that was given other rows, once one was
+
+def _tell_of_lengths(name, views):
+    "Warn, once a process, when rows are not unit length"
+    if _TOLD or torch.compiler.is_compiling(): return
+    lengths = torch.cat([x.detach().float().norm(dim=1) for x in views])
+    furthest = lengths[(lengths-1).abs().argmax()].item()
+    if abs(furthest-1) > .01:
+        _TOLD.append(name)
+        warnings.warn(f"{name} was given a row of length {furthest:.3g}: it expects unit rows, write "
+                      f"make_loss({name!r}, normalize=True), or give unit_rows(h)", stacklevel=5)
 
 # %% ../../nbs/losses/08_spec.ipynb #1f4c1869
-@dataclass(frozen=True)
-class Loss:
+@dataclass(eq=False, repr=False)
+class Loss(nn.Module):
     "A registered loss with its constants set; call it with two views"
     spec:LossSpec # What is computed
     constants:dict # All of them, defaults included
     normalize:bool = False # Whether rows are scaled to unit length first
     strips:object = None # The linear-memory form with its tile; None: the whole batch at once
 
+    def __post_init__(self):
+        super().__init__()
+        self.looked = False # Whether rows were looked at, on a device where that waits
+
+    def __setattr__(self, name, value):
+        if name in self.__dataclass_fields__ and name in vars(self):
+            raise FrozenInstanceError(f"{name} of a loss is fixed: make another with make_loss")
+        super().__setattr__(name, value)
+
+    def __eq__(self, other):
+        fields = self.__dataclass_fields__
+        same = isinstance(other, Loss)
+        return same and all(getattr(self, f)==getattr(other, f) for f in fields)
+
+    def __hash__(self):
+        return hash((self.name, self.normalize))
+
+    def __repr__(self):
+        constants = [f"{k}={v:.4g}" if isinstance(v, float) else f"{k}={v!r}" for k,v in self.constants.items()]
+        if self.normalize: constants.append("normalize=True")
+        if self.strips: constants.append(f"tile={self.strips.tile}")
+        return f"{self.name}({', '.join(constants)})"
+
     @property
-    def name(self)->str: return self.spec.name
+    def name(self)->str:
+        return self.spec.name
+
     @property
-    def needs(self)->tuple[str,...]: return self.spec.needs
+    def needs(self)->tuple[str,...]: # Names of tensors beside the two views
+        return self.spec.needs
 
     def _form(self, role, h): # The tiled form of a large batch, else the plain one
-        return getattr(self.strips, role) if self.strips and len(h) > self.strips.small else _whole(getattr(self.spec, role))
+        if self.strips and len(h) > self.strips.small: return getattr(self.strips, role)
+        return _whole(getattr(self.spec, role))
 
     def _call(self, f, h, h_pos, tensors):
         if set(self.needs) != set(tensors):
-            raise ValueError(f"{self.name} was given {', '.join(tensors) or 'no tensors'} beside the views: it takes {', '.join(self.needs) or 'none'}")
-        with torch.autocast(h.device.type, enabled=False):      # similarities in bf16 would pass 1 and tie
-            return f(*(map(unit_rows, (h,h_pos)) if self.normalize else (h,h_pos)), **tensors, **self.constants)
+            given,taken = ", ".join(tensors) or "no tensors", ", ".join(self.needs) or "none"
+            raise ValueError(f"{self.name} was given {given} beside the views: it takes {taken}")
+        with torch.autocast(h.device.type, enabled=False):      # similarities in bf16 would pass 1
+            if self.normalize: h,h_pos = unit_rows(h), unit_rows(h_pos)
+            return f(h, h_pos, **tensors, **self.constants)
 
-    def __call__(self, h:Tensor, h_pos:Tensor, **tensors:Tensor)->Tensor: # Shape `()`
+    def forward(self, h:Tensor, h_pos:Tensor, **tensors:Tensor)->Tensor: # Shape `()`
         "The value"
-        return self._call(self._form("value", h), h, h_pos, tensors)
+        value = self._call(self._form("value", h), h, h_pos, tensors)
+        waits = h.device.type != "cpu"
+        if not (self.normalize or self.spec.any_length or waits and self.looked):
+            _tell_of_lengths(self.name, (h,h_pos))
+            self.looked = True
+        return value
 
     def grad(self, h:Tensor, h_pos:Tensor, **tensors:Tensor)->tuple[Tensor,Tensor]: # `(dL/dh, dL/dh_pos)`
         "The gradient by hand, of the rows as they are given"
         g = self._call(self._form("grad", h), h, h_pos, tensors)
-        return tuple(_through_unit_rows(x, gx) for x,gx in zip((h,h_pos), g)) if self.normalize else g
+        if not self.normalize: return g
+        return tuple(_through_unit_rows(x, gx) for x,gx in zip((h,h_pos), g, strict=True))
 
     def components(self, h:Tensor, h_pos:Tensor, **tensors:Tensor)->Components:
         "Dissipation, weight and ratio for the anchors; `(B, B)`, tiled or not"

@@ -212,4 +212,5 @@ def vicreg_textbook_components(
     return coordinate_components(weight, 2*f*h_pos + (t-t.mean())*x, h_pos)
 
 # %% ../../nbs/losses/05_vicreg.ipynb #2000dddb
-vicreg_textbook_spec = LossSpec(vicreg_textbook, vicreg_textbook_grad, vicreg_textbook_components)
+vicreg_textbook_spec = LossSpec(vicreg_textbook, vicreg_textbook_grad, vicreg_textbook_components,
+    any_length=True)

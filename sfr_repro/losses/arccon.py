@@ -17,8 +17,8 @@ from .spec import one_way_loss
 # %% ../../nbs/losses/01_arccon.ipynb #e821b8be
 def sine(
     cos:Tensor, # Cosines, any shape
-)->Tensor: # Sines of the same angles in [0, pi], the same shape; 0 with zero gradient where a cosine is outside (-1, 1)
-    "Sine from cosine, with a finite gradient everywhere"
+)->Tensor: # Sines of the same angles in [0, pi], the same shape
+    "Sine from cosine; 0 with zero gradient where a cosine is outside (-1, 1)"
     square = (1-cos)*(1+cos)
     inside = square > 0
     return torch.where(inside, square, 1).sqrt()*inside
@@ -45,7 +45,7 @@ def arccon(
     h_pos:Tensor, # Positives, unit rows, `(B, D)`; row `i` pairs with row `i` of `h`
     *,
     tau:float=.05, # Temperature, above 0
-    u:float=math.pi/18, # Angle by which the positive is turned away, radians, in [0, pi); 10 degrees
+    u:float=math.pi/18, # Angle by which the positive is turned away, radians, in [0, pi)
 )->Tensor: # Mean over the batch, shape `()`, in nats; 0 for a batch of one
     "InfoNCE with an angular margin on the positive, one direction"
     check_positive(tau=tau); check_angle(u)

@@ -64,7 +64,7 @@ def standardise(
     x:Tensor, # One view, `(B, D)`
     eps:float, # Added to each variance
 )->tuple[Tensor,Tensor]: # Standardised coordinates `(B, D)`, and what each was divided by `(D,)`
-    "Mean 0 and (but for `eps`) variance 1 in each coordinate, biased variance as in batch normalisation"
+    "Mean 0 and (but for `eps`) variance 1 in each coordinate, as in batch normalisation"
     x = x - x.mean(0)
     std = (x.square().mean(0)+eps).sqrt()
     return x/std, std

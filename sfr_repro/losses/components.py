@@ -52,7 +52,7 @@ class Batch:
         return self.cross.diagonal()
 
     @cached_property
-    def hardest(self)->tuple[Tensor,Tensor]: # Cosine and column of the hardest negative, `(B,)` each
+    def hardest(self)->tuple[Tensor,Tensor]: # Cosine and column of the hardest negative
         return hardest_negative(self.sim)
 
     @cached_property
@@ -231,7 +231,7 @@ def margin_dissipation(batch:Batch, margin:float=.23, against:str|None=None)->Te
 
 # %% ../../nbs/losses/09_components.ipynb #9aacb101
 @GD.add
-def euclidean_margin_dissipation(batch:Batch, margin:float=.45, floor:float=0.)->Tensor: # `(B,)`, bool
+def euclidean_margin_dissipation(batch:Batch, margin:float=.45, floor:float=0.)->Tensor: # Bool
     "Active until the hardest negative is `margin` further away than the positive"
     return margin - (chord(batch.hardest[0], floor) - chord(batch.pos, floor)) > 0
 

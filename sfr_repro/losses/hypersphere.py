@@ -302,7 +302,8 @@ def mhe_repaired_coefficients(
         pull = [felt*p.sum(1, keepdim=True) for p in push]
     else: pull = [torch.full_like(p[:,:1], r/len(p)) for p in push]
     active = active_views(h, h_pos, margin, mask) if "dissipation" in repair else None
-    return freeze(h, h_pos, push, pull, not paper, active, lam=lam, tau=tau if power is None else None)
+    return freeze(h, h_pos, push, pull, not paper, active, lam=lam,
+        tau=tau if power is None else None)
 
 # %% ../../nbs/losses/04_hypersphere.ipynb #8958fa89
 def mhe_repaired_energy(

@@ -49,7 +49,8 @@ def compose(
     "Equation (paradigm) of one direction"
     dissipation = evaluate_component("dissipation", p.dissipation, batch)
     weight,ratio = batch.weight, evaluate_component("ratio", p.ratio, batch)
-    return Components(dissipation, weight*reduction_factor(dissipation, p.reduction), ratio, batch.negatives)
+    return Components(dissipation, weight*reduction_factor(dissipation, p.reduction), ratio,
+        batch.negatives)
 
 # %% ../../nbs/losses/10_paradigm.ipynb #c45a6ac4
 def pull_of(
@@ -63,7 +64,7 @@ def pull_of(
 class FrozenPair:
     "What stands still in a composed loss; every tensor is detached"
     first:Components # Of the anchors
-    second:Components|None # Of the positives with the views exchanged; None when they are never anchors
+    second:Components|None # Of the positives, views exchanged; None when they are no anchors
     h:Tensor # `(B, D)`
     h_pos:Tensor # `(B, D)`
 
@@ -183,7 +184,7 @@ def anchor_components(
     if p.moves!="alignment": return c.first
     push,pull = c.first.push, pull_of(c.first) + pull_of(c.second)
     own,size = push.sum(1), pull.abs().amax(1)
-    total = push_and_ratio(own, size)[0]                # a pull alone gets a push too small to be seen
+    total = push_and_ratio(own, size)[0]        # a pull alone gets a push too small to be seen
     lone = ((total-own)/max(len(push)-1, 1))[:,None]*(1-torch.eye(len(push)).to(push))
     share = torch.where(total==0, 1, total)[:,None]
     ratio = torch.where(total[:,None]==0, 1, pull/share)
@@ -358,7 +359,8 @@ def loss_spec(
 )->LossSpec: # An entry for `LOSSES`
     "A composition as a registered loss"
     kinds = inspect.Parameter
-    constants = [p.replace(kind=kinds.KEYWORD_ONLY) for p in inspect.signature(build).parameters.values()]
+    constants = [p.replace(kind=kinds.KEYWORD_ONLY)
+        for p in inspect.signature(build).parameters.values()]
     tensors = ("h", "h_pos", *build().needs)
     views = [kinds(n, kinds.POSITIONAL_OR_KEYWORD) for n in tensors]
     signature = inspect.Signature(views + constants)

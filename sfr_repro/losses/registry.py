@@ -60,7 +60,8 @@ def make_loss(
     if unknown := sorted(set(constants)-set(spec.constants)):
         known = ", ".join(spec.constants) or "none"
         raise UserError(f"{name} has no constant {unknown[0]!r}: it may have {known}")
-    def exact(k, v): return float(v) if type(v) is int and isinstance(spec.constants[k], float) else v
+    def exact(k, v):
+        return float(v) if type(v) is int and isinstance(spec.constants[k], float) else v
     given = {k:exact(k, v) for k,v in constants.items()}                  # tau=1 is tau=1.0
     loss = Loss(spec, {**spec.constants, **given}, normalize)
     sample = torch.eye(2)
@@ -68,27 +69,11 @@ def make_loss(
     except (ValueError, TypeError) as e: raise UserError(f"{name}: {e}") from None
     return loss if tile is None else replace(loss, strips=tiled_form(spec, loss.constants, tile))
 
-# %% ../../nbs/losses/13_registry.ipynb #8e1cf71c
-def _entry(loss, name, grad, components):
-    "What a user gave, as a `LossSpec`"
-    if isinstance(loss, LossSpec): return loss
-    if isinstance(loss, Paradigm):
-        if name is None:
-            raise UserError("register was given a composition without a name: "
-                            "write register(composition, 'my_loss')")
-        return loss_spec(name, lambda: loss)
-    if not callable(loss):
-        raise UserError(f"register was given {loss!r}: "
-                        "it must be a function of two views, a composition, or a LossSpec")
-    value = _named(loss, name or getattr(loss, "__name__", type(loss).__name__))
-    grad,components = grad or partial(_autograd, loss), components or partial(_decomposed, loss)
-    return LossSpec(value, grad, components, any_length=True)
-
 # %% ../../nbs/losses/13_registry.ipynb #4640387f
 def _named(f, name):
     "`f` under a name, with its own signature"
     def value(h, h_pos, *tensors, **given):
-        return f(*as_views(h, h_pos), *tensors, **given)                  # half precision is widened
+        return f(*as_views(h, h_pos), *tensors, **given)        # half precision is widened
     value.__name__ = name
     try: value.__signature__ = inspect.signature(f)
     except (TypeError, ValueError):
@@ -109,12 +94,29 @@ def _decomposed(f, h, h_pos, **given):
     def loss(a, b): return f(a, b, **given)
     with torch.enable_grad(): return decompose(loss, h, h_pos).components()
 
+# %% ../../nbs/losses/13_registry.ipynb #8e1cf71c
+def _entry(loss, name, grad, components):
+    "What a user gave, as a `LossSpec`"
+    if isinstance(loss, LossSpec): return loss
+    if isinstance(loss, Paradigm):
+        if name is None:
+            raise UserError("register was given a composition without a name: "
+                            "write register(composition, 'my_loss')")
+        return loss_spec(name, lambda: loss)
+    if not callable(loss):
+        raise UserError(f"register was given {loss!r}: "
+                        "it must be a function of two views, a composition, or a LossSpec")
+    value = _named(loss, name or getattr(loss, "__name__", type(loss).__name__))
+    grad,components = grad or partial(_autograd, loss), components or partial(_decomposed, loss)
+    return LossSpec(value, grad, components, any_length=True)
+
 # %% ../../nbs/losses/13_registry.ipynb #2a038420
 def _check_signature(spec):
     "`UserError` unless the loss can be called as every loss here"
     kinds,name = inspect.Parameter, getattr(spec.value, "__name__", None)
     if not isinstance(name, str) or not name.isidentifier():
-        raise UserError(f"loss {name!r}: its name must be letters, digits and underscores, as in my_loss")
+        raise UserError(
+            f"loss {name!r}: its name must be letters, digits and underscores, as in my_loss")
     if name in LOSSES: raise UserError(f"loss {name!r} exists already: give yours another name")
     p = list(inspect.signature(spec.value).parameters.values())
     views = [x for x in p if x.kind in (kinds.POSITIONAL_ONLY, kinds.POSITIONAL_OR_KEYWORD)]
@@ -126,13 +128,15 @@ def _check_signature(spec):
         raise UserError(f"loss {name!r} has {extra[0].name} among its tensors: "
                         f"a constant stands after a bare *, as in (h, h_pos, *, {extra[0]})")
     if bare := [x for x in p if x.kind is kinds.KEYWORD_ONLY and x.default is kinds.empty]:
-        raise UserError(f"loss {name!r} has no default for {bare[0].name}: every constant needs one")
+        raise UserError(
+            f"loss {name!r} has no default for {bare[0].name}: every constant needs one")
 
 # %% ../../nbs/losses/13_registry.ipynb #49d9486f
 def _sample(spec):
     "Two views of four rows and a reference for each tensor that is needed; the same every time"
     draw = torch.Generator().manual_seed(0)
-    h,h_pos,v = (unit_rows(torch.randn(4, 6, generator=draw, dtype=torch.float64)) for _ in range(3))
+    h,h_pos,v = (unit_rows(torch.randn(4, 6, generator=draw, dtype=torch.float64))
+        for _ in range(3))
     return h, unit_rows(h+h_pos), {n:(v @ v.T).clamp(-1, 1) for n in spec.needs}
 
 def _tried(name, f, *args, **given):
@@ -140,13 +144,15 @@ def _tried(name, f, *args, **given):
     try: return f(*args, **given)
     except Exception as e:
         said = f": {str(e).splitlines()[0]}" if str(e) else ""
-        raise UserError(f"loss {name!r} raised {type(e).__name__} on four pairs of views{said}") from e
+        raise UserError(
+            f"loss {name!r} raised {type(e).__name__} on four pairs of views{said}") from e
 
 # %% ../../nbs/losses/13_registry.ipynb #6e6ac36c
 def _check_value(name, y):
     "`UserError` unless a loss returned a scalar"
     if not isinstance(y, Tensor):
-        raise UserError(f"loss {name!r} returned {type(y).__name__}: it must return a scalar tensor")
+        raise UserError(
+            f"loss {name!r} returned {type(y).__name__}: it must return a scalar tensor")
     if y.shape != ():
         raise UserError(f"loss {name!r} returned shape {tuple(y.shape)}: "
                         "it must return a scalar, such as a mean over rows")
@@ -174,15 +180,17 @@ def _check_values(spec):
     hand = _tried(name, spec.grad, h, h_pos, **tensors)
     pair = isinstance(hand, tuple) and [getattr(x, "shape", None) for x in hand]==[h.shape]*2
     if not pair:
-        raise UserError(f"grad of {name!r} returned no pair (dh, dh_pos) with the shapes of the views")
+        raise UserError(
+            f"grad of {name!r} returned no pair (dh, dh_pos) with the shapes of the views")
     off = relative_error(torch.cat(hand), torch.cat(g))
     if not off <= 1e-6:
-        raise UserError(f"grad of {name!r} differs from autograd by {off:.1e} of its largest entry: "
+        raise UserError(
+            f"grad of {name!r} differs from autograd by {off:.1e} of its largest entry: "
                         "at most 1e-06 is allowed")
 
 # %% ../../nbs/losses/13_registry.ipynb #aa17458d
 def register(
-    loss, # A function of two views and of tensors that the trainer supplies, a `Paradigm`, a `LossSpec`
+    loss, # A function of two views, and of tensors after them; a `Paradigm`; or a `LossSpec`
     name:str|None=None, # What it shall be called; None: the function's own name
     *,
     grad:Callable|None=None, # As `LossSpec.grad`; None: by autograd
@@ -206,10 +214,11 @@ def _file_and_line(path, e):
 
 # %% ../../nbs/losses/13_registry.ipynb #7139a038
 def _execute(path, text):
-    "Run a file as a module of its own; register the `LossSpec`s that it defines and did not register"
-    module = types.ModuleType("sfr_repro_losses_" + hashlib.sha256(str(path).encode()).hexdigest()[:8])
+    "Run a file as a module; register the `LossSpec`s that it defines and did not register"
+    module = types.ModuleType("sfr_repro_losses_"
+        + hashlib.sha256(str(path).encode()).hexdigest()[:8])
     module.__file__ = str(path)
-    sys.modules[module.__name__] = module                      # dataclasses look their module up there
+    sys.modules[module.__name__] = module               # dataclasses look their module up there
     exec(compile(text, str(path), "exec"), module.__dict__)
     for x in list(vars(module).values()):
         known = any(x is s for s in LOSSES.values())

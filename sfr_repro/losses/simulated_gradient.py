@@ -102,7 +102,8 @@ def linear_gradient(c:FrozenTerms)->tuple[Tensor,Tensor]: # `(dL/dh, dL/dh_pos)`
 def linear_components(c:FrozenTerms)->Components: # With cross-view negatives
     "Equation (sg-components), with the ratio of (sg-ratio) in the official form"
     B = len(c.h)
-    plain = Components(c.active.to(c.h.dtype), c.weight, torch.full_like(c.h[:,0], c.ratio), "cross")
+    plain = Components(c.active.to(c.h.dtype), c.weight, torch.full_like(c.h[:,0], c.ratio),
+        "cross")
     if not c.joint or B==1: return plain
     total = c.weight.sum(1)
     push,ratios = push_and_ratio(c.active*total, c.ratio*(c.active*total + c.total_pos))

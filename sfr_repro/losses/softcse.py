@@ -15,7 +15,8 @@ import math
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from ..core.notation import UserError, as_views, check_choice, check_positive, softmax_negatives
+from sfr_repro.core.notation import (UserError, as_views, check_choice, check_positive,
+    softmax_negatives)
 from .spec import one_way_loss
 
 # %% ../../nbs/losses/07_softcse.ipynb #508e1d47
@@ -34,7 +35,8 @@ def as_reference(
     sim = sim_ref.detach().to(like.device, torch.promote_types(like.dtype, torch.float32))
     if not sim.abs().amax() <= 1.01:
         wrong = sim[~(sim.abs() <= 1.01)][0].item()
-        raise UserError(f"sim_ref holds {wrong:g}: reference similarities are cosines, from -1 to 1")
+        raise UserError(
+            f"sim_ref holds {wrong:g}: reference similarities are cosines, from -1 to 1")
     return sim.clamp(-1, 1)
 
 # %% ../../nbs/losses/07_softcse.ipynb #62c613bd
@@ -43,7 +45,7 @@ CONTROLS = (None, "shuffled", "reversed")
 # %% ../../nbs/losses/07_softcse.ipynb #535cbe2d
 def softcse_control(
     sim_ref:Tensor, # Reference similarities, `(B, B)`
-    control:str|None=None, # None: as they are; "shuffled": each row's negatives permuted; "reversed"
+    control:str|None=None, # None; "shuffled": each row's negatives permuted; "reversed": the sign
     seed:int=0, # Of the permutation, which depends on it and on `B` alone
 )->Tensor: # `(B, B)`
     "The reference, or a reference with its meaning taken away"
@@ -95,7 +97,8 @@ def softcse_weights(
         mean = mean_negatives(w)
         if several and not mean.all():
             row = mean[:,0].argmin().item()
-            raise UserError(f"sim_ref is 1 for every negative of row {row}: {rule} leaves no weight "
+            raise UserError(
+                f"sim_ref is 1 for every negative of row {row}: {rule} leaves no weight "
                             "there, at least one must be below 1")
         w = w/mean if rule=="W1" and several else w/2
     else:
@@ -133,7 +136,7 @@ def softcse_temperatures(
 
 # %% ../../nbs/losses/07_softcse.ipynb #8ab8d628
 def log_weights(weights:Tensor, h:Tensor)->Tensor: # `(B, B)`, detached; `-inf` for a weight of 0
-    "Check weights and take their logarithm; `UserError` for a negative one, or a row that sums to 0"
+    "Take the logarithm of weights; `UserError` for a negative one, or a row that sums to 0"
     if weights.shape != (len(h),)*2:
         raise UserError(f"weights has shape {tuple(weights.shape)}: it must be {(len(h),)*2}")
     own = own_columns(weights)
@@ -177,7 +180,8 @@ def softcse_weight(
 )->Tensor: # Mean over the batch, shape `()`, in nats; 0 for a batch of one
     "SoftCSE-weight: InfoNCE with a weight for each negative from its reference similarity"
     h,h_pos = as_views(h, h_pos)
-    weights = softcse_weights(softcse_control(as_reference(sim_ref, h), control), rule, alpha, kappa)
+    weights = softcse_weights(softcse_control(as_reference(sim_ref, h), control),
+        rule, alpha, kappa)
     return softcse_weight_energy(h, h_pos, weights, tau=tau)
 
 # %% ../../nbs/losses/07_softcse.ipynb #5c86ed60
@@ -200,10 +204,11 @@ softcse_weight_grad = softcse_weight_spec.grad
 softcse_weight_components = softcse_weight_spec.components
 
 # %% ../../nbs/losses/07_softcse.ipynb #d643a239
-def relative_temperatures(temperatures:Tensor, h:Tensor, tau:float)->Tensor: # `(B, B)`, `tau_ij/tau`
-    "Check temperatures and take them in units of `tau`; 1 on the diagonal"
+def relative_temperatures(temperatures:Tensor, h:Tensor, tau:float)->Tensor: # `(B, B)`
+    "Check temperatures and take `tau_ij/tau`; 1 on the diagonal"
     if temperatures.shape != (len(h),)*2:
-        raise UserError(f"temperatures has shape {tuple(temperatures.shape)}: it must be {(len(h),)*2}")
+        raise UserError(
+            f"temperatures has shape {tuple(temperatures.shape)}: it must be {(len(h),)*2}")
     t = temperatures.detach().to(h).masked_fill(own_columns(temperatures), tau)
     fine = (t > 0) & (t < math.inf)
     if not fine.all():
@@ -239,7 +244,7 @@ def softcse_temperature(
     mean_tau:bool=True, # Whether each row's mean over its negatives is brought to `tau`
     control:str|None=None, # None, "shuffled" or "reversed": see `softcse_control`
 )->Tensor: # Mean over the batch, shape `()`, in nats; 0 for a batch of one
-    "SoftCSE-temperature: InfoNCE with a temperature for each negative from its reference similarity"
+    "SoftCSE-temperature: InfoNCE with a temperature for each negative, from the reference"
     h,h_pos = as_views(h, h_pos)
     reference = softcse_control(as_reference(sim_ref, h), control)
     temperatures = softcse_temperatures(reference, tau, rule, alpha, mean_tau)

@@ -117,7 +117,7 @@ def one_way_loss(
 
 # %% ../../nbs/losses/08_spec.ipynb #40b3fe03
 def frozen_loss(
-    coefficients:Callable, # `x_coefficients(h, h_pos, *, constants)`: what stands still in the loss `x`
+    coefficients:Callable, # `x_coefficients(h, h_pos, *, constants)`: what stands still
     energy:Callable, # `energy(h, h_pos, coefficients) -> Tensor ()`, which is differentiated
     gradient:Callable, # `gradient(coefficients) -> (dh, dh_pos)` at the frozen point
     read:Callable, # `read(coefficients) -> Components`
@@ -164,7 +164,8 @@ def _tell_of_lengths(name, views):
     furthest = lengths[(lengths-1).abs().argmax()].item()
     if abs(furthest-1) > .01:
         _TOLD.append(name)
-        warnings.warn(f"{name} was given a row of length {furthest:.3g}: it expects unit rows, write "
+        warnings.warn(
+            f"{name} was given a row of length {furthest:.3g}: it expects unit rows, write "
                       f"make_loss({name!r}, normalize=True), or give unit_rows(h)", stacklevel=5)
 
 # %% ../../nbs/losses/08_spec.ipynb #1f4c1869
@@ -194,7 +195,8 @@ class Loss(nn.Module):
         return hash((self.name, self.normalize))
 
     def __repr__(self):
-        constants = [f"{k}={v:.4g}" if isinstance(v, float) else f"{k}={v!r}" for k,v in self.constants.items()]
+        constants = [f"{k}={v:.4g}" if isinstance(v, float) else f"{k}={v!r}"
+            for k,v in self.constants.items()]
         if self.normalize: constants.append("normalize=True")
         if self.strips: constants.append(f"tile={self.strips.tile}")
         return f"{self.name}({', '.join(constants)})"
@@ -228,8 +230,8 @@ class Loss(nn.Module):
             self.looked = True
         return value
 
-    def grad(self, h:Tensor, h_pos:Tensor, **tensors:Tensor)->tuple[Tensor,Tensor]: # `(dL/dh, dL/dh_pos)`
-        "The gradient by hand, of the rows as they are given"
+    def grad(self, h:Tensor, h_pos:Tensor, **tensors:Tensor)->tuple[Tensor,Tensor]:
+        "The gradient by hand, `(dL/dh, dL/dh_pos)`, of the rows as they are given"
         g = self._call(self._form("grad", h), h, h_pos, tensors)
         if not self.normalize: return g
         return tuple(_through_unit_rows(x, gx) for x,gx in zip((h,h_pos), g, strict=True))

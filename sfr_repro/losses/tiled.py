@@ -22,7 +22,8 @@ from .components import Batch, evaluate_component
 from .infonce import infonce
 from .paradigm import Paradigm, loss_spec, recipe, reduction_factor
 from .simulated_gradient import simulated_gradient
-from .softcse import (CONTROLS, as_reference, softcse_temperature, softcse_temperatures,
+from .softcse import (CONTROLS, as_reference, softcse_temperature,
+    softcse_temperatures,
     softcse_weight, softcse_weights)
 from .spec import Loss, LossSpec
 from sfr_repro.losses.triplet import (Hinge, hardest_negative, mat, mat_hinge, met, met_hinge, mpt,
@@ -193,7 +194,7 @@ def hardest_of_strip(
     "The most similar negative of each anchor; of equals, the first of the batch"
     cos,k = hardest_negative(s)
     if not start: return cos, k
-    n = s.shape[1]-start                                # columns n, n+1, ... are candidates 0, 1, ...
+    n = s.shape[1]-start                    # columns n, n+1, ... are candidates 0, 1, ...
     before,j = s[:,n:].max(1)
     return cos, torch.where(before >= cos, j+n, k)
 
@@ -244,7 +245,8 @@ class Strip(Batch):
     @cached_property
     def other(self): # The same rows with the views exchanged
         turned = self.views[::-1]
-        other = Strip(self.h_pos, self.h, self.negatives, self.tensors, self.weigh, turned, self.start)
+        other = Strip(self.h_pos, self.h, self.negatives, self.tensors, self.weigh,
+            turned, self.start)
         other.other = self
         return other
 
@@ -269,7 +271,7 @@ class _Direction:
         self.p,self.h,self.negatives = p, h, h if p.negatives=="same" else h_pos
         self.dissipation = h.new_empty(len(h))
         self.pushed,self.pull = torch.empty_like(h), torch.empty_like(h)
-        self.candidates = torch.zeros_like(h) if both else None    # what both ends give the other view
+        self.candidates = torch.zeros_like(h) if both else None # What the other view is given
 
     def add(self, b, own):
         dissipation = evaluate_component("dissipation", self.p.dissipation, b)
@@ -315,7 +317,7 @@ def paradigm_strips(
         strip,own = strip_of(p, (h,h_pos), tensors, start, tile), slice(start, start+tile)
         a.add(strip, own)
         if b: b.add(strip.other, own)
-        strip.part()                                        # free both now, not at the next collection
+        strip.part()                            # free both now, not at the next collection
     return _energy_and_grad(p, h, h_pos, a.reduce(), b and b.reduce())
 
 # %% ../../nbs/losses/12_tiled.ipynb #caeea4fc
@@ -340,7 +342,8 @@ def check_tileable(
     "`UserError` for a component that is no function of its anchor's own row"
     draw = torch.Generator().manual_seed(0)
     for B,tile in ((7,3),(5,2)):
-        h,n,v = (unit_rows(torch.randn(B, 4, generator=draw, dtype=torch.float64)) for _ in range(3))
+        h,n,v = (unit_rows(torch.randn(B, 4, generator=draw, dtype=torch.float64))
+            for _ in range(3))
         views,tensors = (h,unit_rows(h+n)), {k:(v @ v.T).clamp(-1, 1) for k in p.needs}
         whole = strip_of(p, views, tensors, 0, B)
         for start in range(0, B, tile):
@@ -423,7 +426,8 @@ def tiled_form(
     if spec.value in TILED: return TiledForm(TILED[spec.value], tile)
     if not spec.paradigm:
         known = ", ".join(f.__name__ for f in TILED)
-        raise UserError(f"tile is {tile}: {spec.name} has no tiled form, leave tile out; those that "
+        raise UserError(
+            f"tile is {tile}: {spec.name} has no tiled form, leave tile out; those that "
                         f"have one are {known}, and compositions of row-wise components")
     p = spec.paradigm(**constants)
     check_tileable(p)

@@ -78,8 +78,8 @@ def triplet_grad(h:Tensor, h_pos:Tensor, hinge:Hinge)->tuple[Tensor,Tensor]: # `
 def push_and_ratio(
     push:Tensor, # Total push on each anchor, 0 or above, `(B,)`
     pull:Tensor, # Pull of its positive, 0 or above, `(B,)`
-)->tuple[Tensor,Tensor]: # Push and ratio, each `(B,)`, with push times ratio the pull; a ratio of 1 where both are 0
-    "Split a pull into push times ratio; a pull without a push gets one too small to be seen, and a ratio as large"
+)->tuple[Tensor,Tensor]: # Push and ratio, each `(B,)`; a ratio of 1 where both are 0
+    "Split a pull into push times ratio; a pull alone gets a push too small to be seen"
     unseen = (push==0) & (pull>0)
     push = torch.where(unseen, pull*torch.finfo(pull.dtype).eps**2, push)
     none = push==0

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 from sfr_repro.core.notation import (Components, as_views, check_choice, check_non_negative,
     check_positive)
-from .hypersphere import (REPAIRS, Frozen, active_views, attach, check_repair, freeze,
+from .hypersphere import (REPAIRS, Frozen, active_views, attach,
+    check_repair, freeze,
     frozen_components, frozen_grad, weighted_cosines)
 from .spec import LossSpec, frozen_loss, shares_constants
 
@@ -93,7 +94,7 @@ def repaired_surrogate(
     margin:float=.3, # Difference of cosines at which a row stops being pushed, above 0
     tau:float=.05, # Temperature of the weights, above 0; not used with `power`
     ratio:float=1.5, # Nominal ratio, above 0; a row feels about twice that in the official form
-    power:float|None=None, # Weights by this power of the cosine, not the softmax; 0 makes them equal
+    power:float|None=None, # Weights by this power of the cosine, not the softmax; 0: all equal
     repair:tuple=REPAIRS, # Which components to repair; `()` is the loss as it was
     mask:str="same", # Dissipation by the nearest row of the same view, or "cross": by the positive
     form:str="official", # Or "paper": partner of the alignment frozen, no diagonal
@@ -106,7 +107,8 @@ def repaired_surrogate(
     def scores(s): return s/tau if power is None else power*s.clamp(min=eps).log()
     soft = "weight" in repair and len(h) > 1
     push = [lam*(pair_softmax(scores(s), limit) if soft else cosine_weights(s)) for s in sims]
-    others,joint = [w.clone().fill_diagonal_(0) for w in push], "ratio" in repair and form=="official"
+    others,joint = [w.clone().fill_diagonal_(0)
+        for w in push], "ratio" in repair and form=="official"
     pulls = [ratio*w.sum(1, keepdim=True) for w in others] if "ratio" in repair else (pull,pull)
     active = active_views(h, h_pos, margin, mask) if "dissipation" in repair else None
     return freeze(h, h_pos, others if form=="paper" else push, pulls, joint, active)
@@ -130,7 +132,7 @@ def textbook_factors(
     B:int, D:int, # Rows and coordinates
     invariance:float, variance:float, covariance:float, # The three published coefficients
     form:str, # "official" or "paper"
-)->tuple[float,float,float]: # Of the summed squares, the summed hinges, the summed squared covariances
+)->tuple[float,float,float]: # Of the summed squares, hinges and squared covariances
     "Coefficients of the three plain sums in `vicreg_textbook`"
     check_choice("form", form, ("official","paper"))
     if form=="paper": return invariance/B, variance/D, covariance/D
@@ -149,7 +151,8 @@ def vicreg_textbook(
     form:str="official", # As VICReg's code has it, or "paper"
 )->Tensor: # Shape `()`
     "VICReg of Bardes, Ponce and LeCun: variance hinge, invariance, covariance"
-    check_positive(invariance=invariance, variance=variance, covariance=covariance, gamma=gamma, eps=eps)
+    check_positive(invariance=invariance, variance=variance, covariance=covariance,
+        gamma=gamma, eps=eps)
     h,h_pos = as_views(h, h_pos)
     f,g,k = textbook_factors(*h.shape, invariance, variance, covariance, form)
     total = f*(h-h_pos).square().sum()

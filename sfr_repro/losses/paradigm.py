@@ -364,14 +364,14 @@ def loss_spec(
     tensors = ("h", "h_pos", *build().needs)
     views = [kinds(n, kinds.POSITIONAL_OR_KEYWORD) for n in tensors]
     signature = inspect.Signature(views + constants)
-    def method(pick):
+    def method(role):
         def f(*args, **given):
             bound = signature.bind(*args, **given).arguments
             p = build(**{c.name:bound[c.name] for c in constants if c.name in bound})
-            return pick(p)(bound["h"], bound["h_pos"], **{k:bound[k] for k in p.needs})
+            return getattr(p, role)(bound["h"], bound["h_pos"], **{k:bound[k] for k in p.needs})
         f.__name__,f.__signature__ = name,signature
         return f
     def energy(h, h_pos, coefficients, **constants):
         return build(**constants).energy(h, h_pos, coefficients)
-    return LossSpec(method(lambda p: p), method(lambda p: p.grad), method(lambda p: p.components),
-        method(lambda p: p.coefficients), energy, build)
+    value,grad,components,coefficients = map(method, ("__call__", "grad", "components", "coefficients"))
+    return LossSpec(value, grad, components, coefficients, energy, build)

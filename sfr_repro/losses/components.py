@@ -63,7 +63,7 @@ class Batch:
     def other(self): # The same batch with the views exchanged
         return exchanged(self)
 
-    def part(self): # The two hold each other: let go of the other one
+    def drop_other(self): # Free the exchanged batch: the two hold each other
         if "other" in vars(self): del self.other
 
 # %% ../../nbs/losses/09_components.ipynb #58c59fff

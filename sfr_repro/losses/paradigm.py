@@ -141,7 +141,7 @@ def freeze_pair(
     batch = Batch(h, h_pos, p.negatives, tensors, weigh)
     second = one(batch.other) if p.moves in ("views","alignment") else None
     pair = FrozenPair(one(batch), second, h, h_pos)
-    batch.part()                                        # and free their (B, B) tensors now
+    batch.drop_other()                          # and free their (B, B) tensors now
     return pair
 
 # %% ../../nbs/losses/10_paradigm.ipynb #8f6c4c99

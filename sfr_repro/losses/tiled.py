@@ -317,7 +317,7 @@ def paradigm_strips(
         strip,own = strip_of(p, (h,h_pos), tensors, start, tile), slice(start, start+tile)
         a.add(strip, own)
         if b: b.add(strip.other, own)
-        strip.part()                            # free both now, not at the next collection
+        strip.drop_other()                      # free both now, not at the next collection
     return _energy_and_grad(p, h, h_pos, a.reduce(), b and b.reduce())
 
 # %% ../../nbs/losses/12_tiled.ipynb #caeea4fc

@@ -146,7 +146,7 @@ def with_constants(
 )->Component: # The same with these constants
     "A copy with other constants; `UserError` for one that it does not have, or out of range"
     allowed = list(component.constants)
-    given = dict(zip(allowed, values)) | constants
+    given = dict(zip(allowed, values, strict=False)) | constants
     if len(values) > len(allowed) or set(given) - set(allowed):
         extra = sorted(set(given)-set(allowed)) or values[len(allowed):]
         known = ", ".join(allowed) or "none"

@@ -1,7 +1,8 @@
 "The names of DESIGN 3, imported as a user would, and their signatures."
-import inspect
+import inspect, subprocess, sys
 from collections.abc import Mapping
 import pytest
+from conftest import ROOT
 
 def keywords(f): return {p.name: p.default for p in inspect.signature(f).parameters.values() if p.kind is p.KEYWORD_ONLY}
 
@@ -38,6 +39,39 @@ def test_defaults(name):
 def test_all_losses_of_the_design_are_registered():
     from sfr_repro.losses.registry import LOSSES
     assert set(DEFAULTS) | {'vicreg_textbook', 'barlow_twins_textbook', 'softcse_weight', 'softcse_temperature'} <= set(LOSSES)
+
+def test_a_loss_is_a_module_without_parameters_and_a_fixed_value():
+    import copy, dataclasses, pickle
+    import torch
+    from sfr_repro.losses.registry import LOSSES, make_loss
+    for name in LOSSES:
+        loss = make_loss(name)
+        assert isinstance(loss, torch.nn.Module) and not list(loss.parameters()) and not loss.state_dict()
+        assert loss == make_loss(name) == copy.deepcopy(loss) == pickle.loads(pickle.dumps(loss))
+        assert len({loss, make_loss(name)}) == 1 and loss != make_loss(name, normalize=True)
+        assert repr(loss).startswith(name + '(') and len(repr(loss)) < 200
+        with pytest.raises(dataclasses.FrozenInstanceError): loss.constants = {}
+    infonce = make_loss('infonce', tau=.1)
+    assert repr(infonce) == 'infonce(tau=0.1)' and infonce != make_loss('infonce', tau=.2)
+    assert torch.nn.Sequential(torch.nn.Linear(2, 2), infonce).train().eval()[1] == infonce
+
+LENGTHS = '''
+import warnings, torch
+from sfr_repro.losses.registry import make_loss
+h = torch.nn.functional.normalize(torch.randn(4, 3))
+make_loss('infonce')(h, h)
+make_loss('infonce', normalize=True)(2*h, h)
+make_loss('vicreg_textbook')(2*h, h)
+print('quiet')
+for name in ('infonce', 'mhe'): make_loss(name)(h, 2*h)
+'''
+
+def test_rows_that_are_not_unit_length_are_told_once():
+    done = subprocess.run([sys.executable, '-W', 'always', '-c', LENGTHS], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0 and done.stdout == 'quiet\n', done.stderr
+    told = [o for o in done.stderr.splitlines() if 'UserWarning' in o]
+    assert len(told) == 1, done.stderr
+    assert "infonce was given a row of length 2: it expects unit rows, write make_loss('infonce', normalize=True)" in told[0]
 
 def test_encoder():
     from sfr_repro.encode.encoder import POOLERS, SentenceEncoder

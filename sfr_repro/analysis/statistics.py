@@ -20,7 +20,7 @@ from ..core.notation import (UserError, as_views, check_choice, check_positive,
     softmax_negatives, unit_rows)
 from ..data.corpus import load_corpus
 from ..encode.encoder import SentenceEncoder, make_head, pad_ids, tokenize
-from ..losses.paradigm import Batch, R
+from ..losses.components import Batch, R
 from ..losses.simulated_gradient import active_rows
 from ..train.run import open_encoder, settle
 from ..train.trainer import train, view_metrics

@@ -28,15 +28,9 @@ from ..data.sources import DataError, Source, resolve
 from ..data.sts import STS_SETS, STSSet, load_sts, reference_set, sts_sets
 from ..data.transfer import TRANSFER_SETS, load_transfer, transfer_sets
 from ..encode.cache import cache_folder, read_shards, text_key, write_shard
-<<<<<<< HEAD
-from ..encode.encoder import (SentenceEncoder, best_device, device_entry, resolve_precision,
-                                      weights_sha256)
-from ..geometry.metrics import geometry
-=======
 from ..encode.encoder import (
     SentenceEncoder, best_device, device_entry, resolve_precision, weights_sha256)
-from .geometry import geometry
->>>>>>> encode
+from ..geometry.metrics import geometry
 from .retrieval import evaluate_retrieval
 from .sts import (
     averaged_sets, check_sets, distinct_rows, distinct_sentences, encode_with, evaluate_sts,

@@ -373,5 +373,5 @@ def loss_spec(
         return f
     def energy(h, h_pos, coefficients, **constants):
         return build(**constants).energy(h, h_pos, coefficients)
-    value,grad,components,coefficients = map(method, ("__call__", "grad", "components", "coefficients"))
-    return LossSpec(value, grad, components, coefficients, energy, build)
+    value,grad,components = method("__call__"), method("grad"), method("components")
+    return LossSpec(value, grad, components, method("coefficients"), energy, build)

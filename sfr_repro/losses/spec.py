@@ -164,9 +164,9 @@ def _tell_of_lengths(name, views):
     off = torch.where(lengths > 0, (lengths-1).abs(), 0)
     if off.max() > .01:
         _TOLD.append(name)
-        warnings.warn(f"{name} was given a row of length {lengths[off.argmax()]:.3g}: it expects unit "
-                      f"rows, write make_loss({name!r}, normalize=True), or give unit_rows(h)",
-                      stacklevel=5)
+        length = lengths[off.argmax()].item()
+        warnings.warn(f"{name} was given a row of length {length:.3g}: it expects unit rows, write "
+            f"make_loss({name!r}, normalize=True), or give unit_rows(h)", stacklevel=5)
 
 # %% ../../nbs/losses/08_spec.ipynb #1f4c1869
 @dataclass(eq=False, repr=False)

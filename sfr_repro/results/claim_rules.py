@@ -89,9 +89,8 @@ def checkpoint_metrics(
 )->dict[str,float]: # By the keys of records
     "The metrics of one checkpoint of a run"
     if checkpoint != "last" or record.kind != "train": return record.metrics
-    last = getattr(record, "last_metrics", None)
-    if last is None: raise NotRun(f"{record.run_name} keeps no scores of the last checkpoint")
-    return last
+    if not record.last_metrics: raise NotRun(f"{record.run_name} keeps no scores of the last checkpoint")
+    return record.last_metrics
 
 # %% ../../nbs/results/09_claim_rules.ipynb #0b7829f1
 def score_values(

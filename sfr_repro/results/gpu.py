@@ -47,11 +47,15 @@ def step_figure(
     fig,axes = plt.subplots(1, 2, figsize=(9,2.8), dpi=80, layout="constrained", sharey=True)
     for ax,batch in zip(axes, (128,512)):
         item = next(i for i in report["items"] if i["item"]==f"step bf16 b{batch}")
-        shares = {words:100*item["sides"][side]["share_of_peak"]["median"] for side,words in SIDES.items() if side in item["sides"]}
-        ax.barh(list(shares), list(shares.values()), color=["grey"]+["tab:blue"]*(len(shares)-1))
+        for k,(side,words) in enumerate(SIDES.items()):
+            measured = item["sides"].get(side)
+            share = 100*measured["share_of_peak"]["median"] if measured else 0
+            ax.barh(k, share, color="tab:blue" if k else "grey")
+            ax.text(share+1, k, f"{share:.0f}" if measured else "not measured", va="center", fontsize=8)
         ax.axvline(45, color="black", linestyle="--", linewidth=1)
-        ax.set(title=f"batch {batch}", xlabel="useful work, % of the bf16 peak (dashed: the bar, 45 %)", xlim=(0,50))
-        ax.invert_yaxis()
+        ax.set(title=f"batch {batch}", xlim=(0,50), yticks=range(len(SIDES)), yticklabels=list(SIDES.values()))
+    axes[0].invert_yaxis()
+    fig.supxlabel("useful work, % of the measured bf16 peak (dashed: the bar, 45 %)", fontsize=9)
     return fig
 
 # %% ../../nbs/results/12_gpu.ipynb #c1200010

@@ -5,7 +5,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from dataclasses import replace
 import numpy as np
-from sfr_repro.core.notation import UserError
+from sfr_repro.core.errors import UserError
 from sfr_repro.bench.harness import SMALL, Sizes
 from sfr_repro.bench.parts import PARTS, bench
 

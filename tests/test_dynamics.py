@@ -8,7 +8,7 @@ from transformers import (BertConfig, BertModel, BloomConfig, BloomModel, Debert
 from sfr_repro.analysis.dynamics import CLAIMS, claims_table, judge, trajectories
 from sfr_repro.analysis.geometry_record import missing_reading, model_names, record_geometry
 from sfr_repro.core.config import load_experiment
-from sfr_repro.core.notation import UserError
+from sfr_repro.core.errors import UserError
 from sfr_repro.core.records import metrics_table, read_record
 from sfr_repro.data.mini_sts import load_mini_corpus
 from sfr_repro.encode.encoder import SentenceEncoder

@@ -6,7 +6,7 @@ import numpy as np, pytest, torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import BertConfig, BertModel
 
-from sfr_repro.core.notation import UserError
+from sfr_repro.core.errors import UserError
 from sfr_repro.data.mini_sts import load_mini_corpus
 from sfr_repro.encode.encoder import SentenceEncoder, pad_ids, tokenize
 from sfr_repro.geometry import measure, metrics

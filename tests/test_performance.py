@@ -11,7 +11,7 @@ from sfr_repro.bench.memory import LossProcess, check_memory_marks, fits_in_memo
 from sfr_repro.bench.parts import PARTS, bench
 from sfr_repro.bench.passes import METHODS
 from sfr_repro.bench.steps import CAUSES, KINDS, kind_of, seconds_per_step, step_without, useful_flops
-from sfr_repro.core.notation import UserError
+from sfr_repro.core.errors import UserError
 from sfr_repro.core.records import read_record, read_records
 from sfr_repro.losses.tiled import TILED
 from sfr_repro.results.performance import BARS, bench_results, bench_table, curve_figure, curve_points, profile_figure, profile_shares

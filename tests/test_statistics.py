@@ -7,7 +7,8 @@ from sfr_repro.analysis.statistics import (Probe, cosine_means, dynamic_ratios,
     watch_training)
 from sfr_repro.core.checks import degenerate_batches, unit
 from sfr_repro.core.config import load_experiment
-from sfr_repro.core.notation import UserError, unit_rows
+from sfr_repro.core.errors import UserError
+from sfr_repro.core.notation import unit_rows
 from sfr_repro.data.mini_sts import load_mini_corpus
 from sfr_repro.encode.encoder import SentenceEncoder
 

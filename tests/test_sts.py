@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from scipy.stats import spearmanr
 
-from sfr_repro.core.notation import UserError
+from sfr_repro.core.errors import UserError
 from sfr_repro.core.records import Record
 from sfr_repro.data.sources import DataError, find_folder
 from sfr_repro.data.sts import STS_SETS, load_sts, sts_set

@@ -6,7 +6,7 @@ import pytest, torch
 from conftest import ROOT
 from sfr_repro.core.checks import autograd_gradient, relative_error, unit
 from sfr_repro.core.config import load_experiment
-from sfr_repro.core.notation import UserError
+from sfr_repro.core.errors import UserError
 from sfr_repro.losses.components import GD, R, W
 from sfr_repro.losses.paradigm import Paradigm, loss_spec, recipe
 from sfr_repro.losses.registry import LOSSES, load_losses, make_loss, register

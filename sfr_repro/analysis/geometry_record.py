@@ -14,7 +14,7 @@ from pathlib import Path
 from urllib.parse import quote
 import numpy as np
 from ..core.config import setting_id
-from ..core.notation import UserError
+from ..core.errors import UserError
 from ..core.records import (Record, code_state, equal_records, package_versions,
     read_record, runs_folder, write_record)
 from ..data.sources import Source

@@ -23,7 +23,7 @@ from .steps import bench_causes, bench_extras, bench_profile, bench_step
 from .steps import sentence_transformer
 from ..core.checks import seed_all
 from ..core.config import setting_id
-from ..core.notation import UserError
+from ..core.errors import UserError
 from ..core.records import Record, code_state, cpu_name, package_versions, write_record
 from ..data.sts import STSSet, load_sts, sts_sets
 from ..encode.encoder import SentenceEncoder, resolve_precision, weights_sha256

@@ -13,7 +13,7 @@ import urllib.parse, urllib.request
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from ..core.notation import UserError
+from ..core.errors import UserError
 
 # %% ../../nbs/data/00_sources.ipynb #662acdef
 class DataError(UserError):

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from safetensors.torch import save_file
 from tqdm.auto import tqdm
-from ..core.notation import check_choice
+from ..core.errors import check_choice
 from ..core.records import cpu_name
 from .loading import (
     EncoderError, load_model, model_folder, quiet_loading, saved_settings)

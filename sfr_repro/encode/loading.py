@@ -20,7 +20,7 @@ from safetensors import SafetensorError
 from transformers import (
     AutoConfig, AutoModel, AutoTokenizer, MODEL_MAPPING, PretrainedConfig, PreTrainedTokenizerBase)
 from transformers.utils import cached_file, logging as hf_logging
-from ..core.notation import UserError
+from ..core.errors import UserError
 
 # %% ../../nbs/encode/01_loading.ipynb #58c01a1a
 class EncoderError(UserError):

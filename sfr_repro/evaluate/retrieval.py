@@ -14,7 +14,7 @@ from importlib.util import find_spec
 from pathlib import Path
 import numpy as np
 import torch
-from ..core.notation import UserError, check_whole
+from ..core.errors import UserError, check_whole
 from ..core.records import pipe_table
 from ..data.retrieval import RETRIEVAL_SETS, RetrievalSet, load_retrieval
 from ..data.sources import DataError, Source

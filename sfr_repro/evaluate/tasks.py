@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 from tqdm.auto import tqdm
 from ..core.config import setting_id
-from ..core.notation import UserError, check_choice
+from ..core.errors import UserError, check_choice
 from ..core.records import (
     Record, code_state, package_versions, pipe_table, read_record, runs_folder, write_record)
 from ..data.retrieval import load_retrieval, retrieval_sets

@@ -19,7 +19,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import f1_score
 from sklearn.model_selection import StratifiedKFold
-from ..core.notation import UserError, check_whole
+from ..core.errors import UserError, check_whole
 from ..core.records import pipe_table
 from ..data.sources import DataError, Source
 from ..data.transfer import TRANSFER_SETS, TransferSet, load_transfer

@@ -18,8 +18,8 @@ from functools import partial
 import math
 import torch
 from torch import Tensor
-from ..core.notation import (Components, as_views, check_choice, check_non_negative,
-    check_positive, softmax_negatives)
+from ..core.errors import check_choice, check_non_negative, check_positive
+from ..core.notation import Components, as_views, softmax_negatives
 from .simulated_gradient import active_rows
 from .spec import LossSpec, frozen_loss, shares_constants
 

@@ -17,7 +17,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 import torch
 from torch import Tensor
-from ..core.notation import Components, UserError, as_views, check_choice, check_positive
+from ..core.errors import UserError, check_choice, check_positive
+from ..core.notation import Components, as_views
 from .arccon import arccon
 from .barlow_twins import barlow_twins, barlow_twins_repaired
 from .components import Batch, Component, GD, R, W, as_component, evaluate_component

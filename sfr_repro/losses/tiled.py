@@ -16,7 +16,8 @@ from functools import cached_property, partial
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from ..core.notation import UserError, as_views, check_choice, check_positive, unit_rows
+from ..core.errors import UserError, check_choice, check_positive
+from ..core.notation import as_views, unit_rows
 from .arccon import arccon, check_angle, turned, turned_slope
 from .components import Batch, evaluate_component
 from .infonce import infonce

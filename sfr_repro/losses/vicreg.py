@@ -13,8 +13,8 @@ __all__ = ['vicreg_spec', 'vicreg', 'vicreg_grad', 'vicreg_components', 'vicreg_
 import math
 import torch
 from torch import Tensor
-from sfr_repro.core.notation import (Components, as_views, check_choice, check_non_negative,
-    check_positive)
+from ..core.errors import check_choice, check_non_negative, check_positive
+from ..core.notation import Components, as_views
 from .hypersphere import (REPAIRS, Frozen, active_views, attach,
     check_repair, freeze,
     frozen_components, frozen_grad, weighted_cosines)

@@ -23,7 +23,7 @@ from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 from tqdm.auto import tqdm
 from transformers import BertForMaskedLM, BertModel
-from ..core.notation import UserError
+from ..core.errors import UserError
 from ..core.records import Record, code_state, package_versions
 from ..core.records import read_record, write_record, write_whole
 from ..data.sts import load_sts, reference_set, sts_sets

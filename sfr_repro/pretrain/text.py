@@ -15,7 +15,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, normalizers
 from tokenizers import pre_tokenizers, processors, trainers
 from torch import Tensor
-from ..core.notation import UserError
+from ..core.errors import UserError
 from ..data.corpus import load_corpus
 from ..encode.piece_vectors import Pieces
 from .config import PretrainConfig

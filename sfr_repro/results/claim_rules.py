@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from ..analysis.dynamics import trajectories
-from ..core.notation import UserError
+from ..core.errors import UserError
 from ..core.records import Record
 from ..data.sts import STS_SETS
 from ..data.transfer import TRANSFER_SETS

@@ -1,8 +1,10 @@
 "Losses of others, called and taken apart, and a loss of one's own. Libraries that are not installed are skipped: `pip install sfr_repro[compare]`"
-import importlib.util, itertools, shutil
+import importlib.util
+import itertools
+import shutil
 from pathlib import Path
-import pytest, torch
-
+import pytest
+import torch
 from conftest import ROOT
 from sfr_repro.core.checks import autograd_gradient, relative_error, unit
 from sfr_repro.core.config import load_experiment

@@ -1,7 +1,8 @@
 "SoftCSE from files: every rule and teacher trains through the one trainer, and every mistake is one sentence."
 import sys
 import numpy as np
-import pytest, torch
+import pytest
+import torch
 from sfr_repro.core.config import load_experiment
 from sfr_repro.core.errors import UserError
 from sfr_repro.core.records import read_record

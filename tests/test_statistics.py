@@ -1,10 +1,20 @@
 "Paper A's statistics on other batches, and the probe that must not disturb what it watches."
 import math
 from contextlib import nullcontext
-import pytest, torch
-from sfr_repro.analysis.statistics import (Probe, cosine_means, dynamic_ratios,
-    hard_negative_share, mixcse_ratio, over_training, ratio_bounds, ratio_step, statistics,
-    watch_training)
+import pytest
+import torch
+from sfr_repro.analysis.statistics import (
+    Probe,
+    cosine_means,
+    dynamic_ratios,
+    hard_negative_share,
+    mixcse_ratio,
+    over_training,
+    ratio_bounds,
+    ratio_step,
+    statistics,
+    watch_training,
+)
 from sfr_repro.core.checks import degenerate_batches, unit
 from sfr_repro.core.config import load_experiment
 from sfr_repro.core.errors import UserError

@@ -1,8 +1,12 @@
 "Tiled losses and losses of a user's own, as a user calls them: through `make_loss`, `register` and `load_losses`."
-import json, math, subprocess, sys, textwrap
+import json
+import math
+import subprocess
+import sys
+import textwrap
 from pathlib import Path
-import pytest, torch
-
+import pytest
+import torch
 from conftest import ROOT
 from sfr_repro.core.checks import autograd_gradient, relative_error, unit
 from sfr_repro.core.config import load_experiment

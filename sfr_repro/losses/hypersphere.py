@@ -12,10 +12,10 @@ __all__ = ['mhe_spec', 'mhs_spec', 'mhs', 'mhs_grad', 'mhs_components', 'REPAIRS
            'mhs_repaired_coefficients', 'mhs_repaired_energy']
 
 # %% ../../nbs/losses/04_hypersphere.ipynb #df7d3dd2
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
-import math
 import torch
 from torch import Tensor
 from ..core.errors import check_choice, check_non_negative, check_positive

@@ -15,9 +15,17 @@ import torch
 from torch import Tensor
 from ..core.errors import check_choice, check_non_negative, check_positive
 from ..core.notation import Components, as_views
-from .hypersphere import (REPAIRS, Frozen, active_views, attach,
-    check_repair, freeze,
-    frozen_components, frozen_grad, weighted_cosines)
+from sfr_repro.losses.hypersphere import (
+    REPAIRS,
+    Frozen,
+    active_views,
+    attach,
+    check_repair,
+    freeze,
+    frozen_components,
+    frozen_grad,
+    weighted_cosines,
+)
 from .spec import LossSpec, frozen_loss, shares_constants
 
 # %% ../../nbs/losses/05_vicreg.ipynb #f5accc85

@@ -19,7 +19,7 @@ HANG = 30*60                        # seconds for one cell; the slowest takes ha
 WORKERS = 2
 
 def run(notebook, send):
-    "nbdev's test of `notebook`, in a process of its own: sends each cell's first line, then the verdict"
+    "nbdev's test, in a process of its own: sends each cell's first line, then whether all passed"
     os.setsid()                     # so that what a cell starts ends with it
     import nbdev.test
     from nbdev.config import get_config
@@ -50,7 +50,7 @@ class Running:
     ended: bool = False
 
     def read(self):
-        "Take in what has been sent; a pipe that closes ends the run, whatever closed it"
+        "Take in what was sent; a pipe that closes ends the run, whatever closed it"
         try:
             while self.reports.poll():
                 report = self.reports.recv()
@@ -71,7 +71,7 @@ def start(notebook):
     receive, send = context.Pipe(duplex=False)
     process = context.Process(target=run, args=(notebook, send))
     process.start()
-    send.close()                    # the other end is the process's alone, so that its end closes the pipe
+    send.close()                    # now it is the process's alone, so that its end closes the pipe
     return Running(notebook, process, receive)
 
 def run_all(notebooks, hang=HANG, workers=WORKERS):
@@ -107,7 +107,8 @@ def main():
         failed.append(name)
         print(f'{name} {wrong}', file=sys.stderr, flush=True)
     for name in sorted(times, key=times.get, reverse=True): print(f'{times[name]:5.0f} s  {name}')
-    if failed: sys.exit(f'make: {len(failed)} of {len(times)} notebooks failed: ' + ', '.join(failed))
+    if failed:
+        sys.exit(f'make: {len(failed)} of {len(times)} notebooks failed: {", ".join(failed)}')
     print(f'all {len(times)} notebooks passed')
 
 if __name__ == '__main__': main()

@@ -27,7 +27,6 @@ endif
 PIP  = $(BIN)/python -I -m pip --disable-pip-version-check
 SAY  = @printf '\n== %s\n'
 ONE  = OMP_NUM_THREADS=1
-LIMIT := $(if $(shell command -v timeout),timeout 900)
 FRESH_HASHES = PYTHONHASHSEED=0 MPLBACKEND=agg
 
 .DEFAULT_GOAL := help
@@ -106,12 +105,12 @@ check-tree: $(DEV)
 	@$(BIN)/python tests/check_tree.py
 
 check-names: $(DEV)
-	$(SAY) "2/6 pyflakes: the package knows every name it uses"
-	@$(BIN)/python -m pyflakes sfr_repro
+	$(SAY) "2/6 ruff: names, traps, import order and 100 columns, as tests/ruff.toml has it"
+	@$(BIN)/python -m ruff check --no-cache --config tests/ruff.toml sfr_repro nbs tests setup.py
 
 check-notebooks: $(DEV)
-	$(SAY) "3/6 notebooks: every unflagged cell runs, 2 workers of one thread"
-	@$(ONE) $(LIMIT) $(BIN)/nbdev_test --n_workers 2 --timing
+	$(SAY) "3/6 notebooks: every unflagged cell runs, 2 at a time, one thread each"
+	@$(ONE) $(BIN)/python tests/run_notebooks.py
 
 check-package: $(DEV)
 	$(SAY) "4/6 tests, with the data folder as found"

@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 from typing import Annotated, Optional
 import typer
+from .core.errors import UserError
 
 # %% ../nbs/cli.ipynb #88dd08b9
 app = typer.Typer(help="Three papers on contrastive sentence representations, derived, tested and rerun.", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
@@ -222,9 +223,7 @@ def list_records():
 def main():
     "The entry point `sfr-repro`"
     try: app()
-    except ValueError as e:
-        from sfr_repro.core.notation import UserError        # with torch behind it, so not before it is needed
-        if not isinstance(e, UserError): raise
-        if os.environ.get("RANK","0") != "0": time.sleep(20)      # of several processes, the first speaks, and its end ends the rest
+    except UserError as e:
+        if os.environ.get("RANK","0") != "0": time.sleep(20)      # the first of several speaks; its end ends the rest
         typer.echo(f"sfr-repro: {e}", err=True)
         sys.exit(2)

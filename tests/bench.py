@@ -1,13 +1,15 @@
 "The program behind `make bench`: every ratio of the design's budgets, one record a part in runs/bench/."
-import argparse, sys
+import argparse
+import sys
 from pathlib import Path
+
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from dataclasses import replace
 import numpy as np
-from sfr_repro.core.notation import UserError
 from sfr_repro.bench.harness import SMALL, Sizes
 from sfr_repro.bench.parts import PARTS, bench
+from sfr_repro.core.errors import UserError
 
 def main(argv=None):
     ask = argparse.ArgumentParser(description=__doc__)

@@ -3,7 +3,10 @@
 A notebook and its module are committed together, so both must change nothing: here nothing that lies in the folder
 (your own edits may be there), and with `CI` set nothing at all, untracked files included.
 """
-import hashlib, os, subprocess, sys
+import hashlib
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]

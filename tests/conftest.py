@@ -1,5 +1,8 @@
 "What the tests share. `make check-package` and `make check-offline` run them with the data folder and without."
-import configparser, os, subprocess, sys
+import configparser
+import os
+import subprocess
+import sys
 from pathlib import Path
 import pytest
 

@@ -3,8 +3,13 @@
 `python tests/departures.py` measures one at a time, prints each as it comes, and writes
 nbs/records/published/transfer_departures.csv anew. It takes half an hour or more on one core and
 needs the sets of the data folder."""
-import argparse, copy, csv, sys, warnings
+import argparse
+import copy
+import csv
+import sys
+import warnings
 from pathlib import Path
+
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
@@ -15,13 +20,21 @@ from sklearn.model_selection import StratifiedKFold
 from sklearn.multiclass import OneVsRestClassifier
 from torch.nn.functional import cross_entropy
 from tqdm.auto import tqdm
-from sfr_repro.core.notation import UserError
+from sfr_repro.core.errors import UserError
 from sfr_repro.core.records import code_state
 from sfr_repro.data.transfer import load_transfer
 from sfr_repro.encode.encoder import SentenceEncoder, weights_sha256
 from sfr_repro.evaluate.tasks import vectors_of
-from sfr_repro.evaluate.transfer import (CS, FOLDS, SEED, cross_validate, fit_regression,
-                                         pair_features, score_transfer, senteval_order)
+from sfr_repro.evaluate.transfer import (
+    CS,
+    FOLDS,
+    SEED,
+    cross_validate,
+    fit_regression,
+    pair_features,
+    score_transfer,
+    senteval_order,
+)
 
 CSV = ROOT/'nbs'/'records'/'published'/'transfer_departures.csv'
 SETS = ('CR', 'MRPC', 'TREC')                        # without splits, pairs, more than two classes

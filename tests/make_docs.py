@@ -5,7 +5,15 @@ build  Quarto where `quarto` is on the PATH, else smalldocs; both read the one _
 home   KaTeX of the version in settings.ini comes from npm into the site, and nothing a page loads lies elsewhere
 A warning of any of them stops the build, and _docs/ is replaced only by a site that is whole.
 """
-import configparser, json, os, re, shutil, subprocess, sys, tarfile, tempfile
+import configparser
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tarfile
+import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]

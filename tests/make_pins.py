@@ -1,5 +1,7 @@
 "Write constraints.txt: what is installed here and has passed the tests. `make pins` runs it."
-import re, subprocess, sys
+import re
+import subprocess
+import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -4,7 +4,9 @@ Cells with a flag of settings.ini (`slow`, `gpu`) are not run and keep the outpu
 process of its own, so none sees another's seeds, styles or imports, and the same notebook gives the same bytes twice.
 A notebook with a failing cell is left as it was, and the exit code is 1.
 """
-import multiprocessing, os, sys
+import multiprocessing
+import os
+import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -1,5 +1,7 @@
 "The names of DESIGN 3, imported as a user would, and their signatures."
-import inspect, subprocess, sys
+import inspect
+import subprocess
+import sys
 from collections.abc import Mapping
 import pytest
 from conftest import ROOT
@@ -41,7 +43,9 @@ def test_all_losses_of_the_design_are_registered():
     assert set(DEFAULTS) | {'vicreg_textbook', 'barlow_twins_textbook', 'softcse_weight', 'softcse_temperature'} <= set(LOSSES)
 
 def test_a_loss_is_a_module_without_parameters_and_a_fixed_value():
-    import copy, dataclasses, pickle
+    import copy
+    import dataclasses
+    import pickle
     import torch
     from sfr_repro.losses.registry import LOSSES, make_loss
     for name in LOSSES:

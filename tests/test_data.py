@@ -1,11 +1,24 @@
 "Data from every source: a made-up folder and a made-up hub always, the real folder where it is"
-import gzip, hashlib, json, os, subprocess, sys, time
+import gzip
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import time
 from pathlib import Path
 import pytest
-
 from sfr_repro.data.corpus import FOLDER_CORPORA, load_corpus
-from sfr_repro.data.sources import (AREAS, HUB, DataError, Source, find_folder, hub_problem,
-                                    read_tsv, resolve)
+from sfr_repro.data.sources import (
+    AREAS,
+    HUB,
+    DataError,
+    Source,
+    find_folder,
+    hub_problem,
+    read_tsv,
+    resolve,
+)
 from sfr_repro.data.sts import STS_COUNTS, STS_SETS, load_sts, sts_sets
 
 ROOT = Path(__file__).resolve().parents[1]

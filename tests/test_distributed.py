@@ -22,7 +22,8 @@ from torch.nn.parallel import DistributedDataParallel as DDP
 from transformers import BertConfig, BertModel
 from sfr_repro.core.checks import relative_error
 from sfr_repro.core.config import TrainConfig, load_experiment
-from sfr_repro.core.notation import UserError, unit_rows
+from sfr_repro.core.errors import UserError
+from sfr_repro.core.notation import unit_rows
 from sfr_repro.core.records import equal_records, read_record
 from sfr_repro.encode.packed import can_pack
 from sfr_repro.encode.teachers import frozen_teacher, self_teacher

@@ -1,5 +1,9 @@
 "The built site in _docs/: complete, at home, readable. `make docs` builds it; without it these tests are skipped."
-import html.parser, json, re, shutil, subprocess
+import html.parser
+import json
+import re
+import shutil
+import subprocess
 from urllib.parse import unquote, urlsplit
 import pytest
 import make_docs

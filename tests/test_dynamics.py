@@ -1,19 +1,35 @@
 "Learning dynamics and analyses: what records say, end to end on the project's own sentences"
-import copy, shutil
+import copy
+import shutil
 from pathlib import Path
-import numpy as np, pytest, torch
-from transformers import (BertConfig, BertModel, BloomConfig, BloomModel, DebertaV2Config,
-    DebertaV2Model, T5Config, T5Model)
-
+import numpy as np
+import pytest
+import torch
+from transformers import (
+    BertConfig,
+    BertModel,
+    BloomConfig,
+    BloomModel,
+    DebertaV2Config,
+    DebertaV2Model,
+    T5Config,
+    T5Model,
+)
 from sfr_repro.analysis.dynamics import CLAIMS, claims_table, judge, trajectories
 from sfr_repro.analysis.geometry_record import missing_reading, model_names, record_geometry
 from sfr_repro.core.config import load_experiment
-from sfr_repro.core.notation import UserError
+from sfr_repro.core.errors import UserError
 from sfr_repro.core.records import metrics_table, read_record
 from sfr_repro.data.mini_sts import load_mini_corpus
 from sfr_repro.encode.encoder import SentenceEncoder
-from sfr_repro.results.isotropy import (before_after, layer_figure, token_shifts, token_table,
-    wide_table, write_analysis)
+from sfr_repro.results.isotropy import (
+    before_after,
+    layer_figure,
+    token_shifts,
+    token_table,
+    wide_table,
+    write_analysis,
+)
 from sfr_repro.results.report import sts_scores
 from sfr_repro.train.run import run
 

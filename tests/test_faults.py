@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 from sfr_repro.core.config import load_experiment
-from sfr_repro.core.notation import UserError
+from sfr_repro.core.errors import UserError
 from sfr_repro.core.records import equal_records, read_record
 from sfr_repro.train import run as run_module
 from sfr_repro.train.run import SESSIONS, RunError, run

@@ -1,19 +1,35 @@
 "Geometry of the hidden states: sums against tables of cosines, on small models and a public one"
-import copy, importlib.util
+import copy
+import importlib.util
 from itertools import accumulate
 from types import SimpleNamespace
-import numpy as np, pytest, torch
+import numpy as np
+import pytest
+import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import BertConfig, BertModel
-
-from sfr_repro.core.notation import UserError
+from sfr_repro.core.errors import UserError
 from sfr_repro.data.mini_sts import load_mini_corpus
 from sfr_repro.encode.encoder import SentenceEncoder, pad_ids, tokenize
 from sfr_repro.geometry import measure, metrics
-from sfr_repro.geometry.measure import (Geometry, census, check_sentences, frequent_types,
-    mean_cosine, measure_geometry)
-from sfr_repro.geometry.metrics import (anisotropy, contributions, dimensions_for_half,
-    expected_anisotropy, geometry, geometry_metrics, layer_values, token_self_similarity)
+from sfr_repro.geometry.measure import (
+    Geometry,
+    census,
+    check_sentences,
+    frequent_types,
+    mean_cosine,
+    measure_geometry,
+)
+from sfr_repro.geometry.metrics import (
+    anisotropy,
+    contributions,
+    dimensions_for_half,
+    expected_anisotropy,
+    geometry,
+    geometry_metrics,
+    layer_values,
+    token_self_similarity,
+)
 from sfr_repro.geometry.probe import geometry_probe, named_sentences
 from sfr_repro.geometry.sentence_space import pooled_metrics
 

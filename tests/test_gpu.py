@@ -3,7 +3,6 @@ import importlib.util
 import json
 import sys
 from pathlib import Path
-
 import pytest
 import torch
 from conftest import ROOT
@@ -177,7 +176,7 @@ def test_rounds_go_on_to_what_their_records_decide(program, tmp_path, capsys):
 
 def test_the_data_folder_for_a_gpu(program, tmp_path, data_folder, monkeypatch):
     "A sample that reads back as the sample it is; nothing while files differ from the commit"
-    from sfr_repro.core.notation import UserError
+    from sfr_repro.core.errors import UserError
     from sfr_repro.data.corpus import load_corpus
     data = program('data')
     monkeypatch.setattr(data, 'code_state', lambda: {'version': '0', 'commit': 'c0ffee1', 'dirty': False})

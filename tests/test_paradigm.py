@@ -1,12 +1,15 @@
 "Losses of others, called and taken apart, and a loss of one's own. Libraries that are not installed are skipped: `pip install sfr_repro[compare]`"
-import importlib.util, itertools, shutil
+import importlib.util
+import itertools
+import shutil
 from pathlib import Path
-import pytest, torch
-
+import pytest
+import torch
 from conftest import ROOT
 from sfr_repro.core.checks import autograd_gradient, relative_error, unit
 from sfr_repro.core.config import load_experiment
-from sfr_repro.core.notation import UserError, unit_rows
+from sfr_repro.core.errors import UserError
+from sfr_repro.core.notation import unit_rows
 from sfr_repro.losses.decompose import decompose
 from sfr_repro.losses.paradigm import recipe
 from sfr_repro.losses.registry import LOSSES, make_loss

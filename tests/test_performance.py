@@ -2,19 +2,42 @@
 from dataclasses import replace
 from pathlib import Path
 import pytest
-
 import bench as program
 from conftest import ROOT
 from sfr_repro.bench import harness, memory
-from sfr_repro.bench.harness import SMALL, Sizes, Spread, busy_share, check_neighbour, check_quiet, ratio, take_turns
+from sfr_repro.bench.harness import (
+    SMALL,
+    Sizes,
+    Spread,
+    busy_share,
+    check_neighbour,
+    check_quiet,
+    ratio,
+    take_turns,
+)
 from sfr_repro.bench.memory import LossProcess, check_memory_marks, fits_in_memory
 from sfr_repro.bench.parts import PARTS, bench
 from sfr_repro.bench.passes import METHODS
-from sfr_repro.bench.steps import CAUSES, KINDS, kind_of, seconds_per_step, step_without, useful_flops
-from sfr_repro.core.notation import UserError
+from sfr_repro.bench.steps import (
+    CAUSES,
+    KINDS,
+    kind_of,
+    seconds_per_step,
+    step_without,
+    useful_flops,
+)
+from sfr_repro.core.errors import UserError
 from sfr_repro.core.records import read_record, read_records
 from sfr_repro.losses.tiled import TILED
-from sfr_repro.results.performance import BARS, bench_results, bench_table, curve_figure, curve_points, profile_figure, profile_shares
+from sfr_repro.results.performance import (
+    BARS,
+    bench_results,
+    bench_table,
+    curve_figure,
+    curve_points,
+    profile_figure,
+    profile_shares,
+)
 from sfr_repro.train.cost import encoder_shape
 
 @pytest.mark.once

@@ -9,7 +9,7 @@ from transformers import BertConfig, BertModel, RobertaConfig, RobertaModel
 
 from conftest import ROOT, quiet
 from sfr_repro.core.config import TrainConfig, load_experiment
-from sfr_repro.core.notation import UserError
+from sfr_repro.core.errors import UserError
 from sfr_repro.core.records import read_record, read_records
 from sfr_repro.encode.encoder import SentenceEncoder, best_device, make_head, tokenize
 from sfr_repro.encode.loading import YARDSTICK
@@ -184,7 +184,7 @@ def test_mistakes_are_one_sentence(tmp_path):
 
 @pytest.mark.once
 def test_an_encoder_that_is_not_here_is_a_sentence_offline(tmp_path):
-    code = ("from sfr_repro.train.cost import encoder_shape\nfrom sfr_repro.core.notation import UserError\nassert encoder_shape('roberta-base').vocabulary == 50265\n"
+    code = ("from sfr_repro.train.cost import encoder_shape\nfrom sfr_repro.core.errors import UserError\nassert encoder_shape('roberta-base').vocabulary == 50265\n"
             "try: encoder_shape('nobody/nothing')\nexcept UserError as e: print(e)")
     done = subprocess.run([sys.executable, '-c', code], **quiet(tmp_path, PYTHONPATH=str(ROOT), HF_HUB_OFFLINE='1', HF_HOME=str(tmp_path)))
     assert done.returncode == 0, done.stderr

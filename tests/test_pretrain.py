@@ -1,7 +1,12 @@
 "The recipe of sfr-mini at smoke size: it runs in seconds, survives being killed, and what it saves opens elsewhere."
-import json, os, subprocess, sys, time
+import json
+import os
+import subprocess
+import sys
+import time
 from dataclasses import replace
-import pytest, torch
+import pytest
+import torch
 from transformers import AutoModel, AutoTokenizer
 from conftest import ROOT
 from sfr_repro.core.records import equal_records, read_record

@@ -1,18 +1,32 @@
 "Collections, exact search and its measures: made-up ones always, the real ones where they are"
-import math, zlib
+import math
+import zlib
 from importlib.util import find_spec
 import numpy as np
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-
-from sfr_repro.data.retrieval import (RETRIEVAL_COUNTS, HUB_RETRIEVAL, LEFT_OUT, RERANKING,
-                                      RETRIEVAL_SETS, load_retrieval, retrieval_set, retrieval_sets)
+from sfr_repro.data.retrieval import (
+    HUB_RETRIEVAL,
+    LEFT_OUT,
+    RERANKING,
+    RETRIEVAL_COUNTS,
+    RETRIEVAL_SETS,
+    load_retrieval,
+    retrieval_set,
+    retrieval_sets,
+)
 from sfr_repro.data.sources import DataError, Source, find_folder
-from sfr_repro.evaluate.retrieval import (MEASURES, evaluate_retrieval, ranking_measures, rerank,
-                                          search, unit64)
 from sfr_repro.evaluate.alignment import alignment, uniformity
+from sfr_repro.evaluate.retrieval import (
+    MEASURES,
+    evaluate_retrieval,
+    ranking_measures,
+    rerank,
+    search,
+    unit64,
+)
 
 FOLDER = find_folder()[0]
 needs_folder = pytest.mark.skipif(FOLDER is None or not (FOLDER/"retrieval").is_dir(),

@@ -1,9 +1,10 @@
 "SoftCSE from files: every rule and teacher trains through the one trainer, and every mistake is one sentence."
 import sys
 import numpy as np
-import pytest, torch
+import pytest
+import torch
 from sfr_repro.core.config import load_experiment
-from sfr_repro.core.notation import UserError
+from sfr_repro.core.errors import UserError
 from sfr_repro.core.records import read_record
 from sfr_repro.data.mini_sts import load_mini_corpus
 from sfr_repro.encode.cache import check_unit_vectors

@@ -1,13 +1,24 @@
 "Paper A's statistics on other batches, and the probe that must not disturb what it watches."
 import math
 from contextlib import nullcontext
-import pytest, torch
-from sfr_repro.analysis.statistics import (Probe, cosine_means, dynamic_ratios,
-    hard_negative_share, mixcse_ratio, over_training, ratio_bounds, ratio_step, statistics,
-    watch_training)
+import pytest
+import torch
+from sfr_repro.analysis.statistics import (
+    Probe,
+    cosine_means,
+    dynamic_ratios,
+    hard_negative_share,
+    mixcse_ratio,
+    over_training,
+    ratio_bounds,
+    ratio_step,
+    statistics,
+    watch_training,
+)
 from sfr_repro.core.checks import degenerate_batches, unit
 from sfr_repro.core.config import load_experiment
-from sfr_repro.core.notation import UserError, unit_rows
+from sfr_repro.core.errors import UserError
+from sfr_repro.core.notation import unit_rows
 from sfr_repro.data.mini_sts import load_mini_corpus
 from sfr_repro.encode.encoder import SentenceEncoder
 

@@ -1,11 +1,11 @@
 "The STS evaluation: against scipy and a loop, and the yardstick's known scores where the data is"
-import math, zlib
+import math
+import zlib
 from pathlib import Path
 import numpy as np
 import pytest
 from scipy.stats import spearmanr
-
-from sfr_repro.core.notation import UserError
+from sfr_repro.core.errors import UserError
 from sfr_repro.core.records import Record
 from sfr_repro.data.sources import DataError, find_folder
 from sfr_repro.data.sts import STS_SETS, load_sts, sts_set

@@ -1,13 +1,16 @@
 "All tasks in one pass: each text once, vectors that survive a kill, one record"
-import os, signal, subprocess, sys, time
+import os
+import signal
+import subprocess
+import sys
+import time
 from importlib.util import find_spec
 from pathlib import Path
 import numpy as np
 import pytest
-
 from sfr_repro.core.records import read_record
-from sfr_repro.data.sources import DataError
 from sfr_repro.data.retrieval import HUB_RETRIEVAL, retrieval_set
+from sfr_repro.data.sources import DataError
 from sfr_repro.data.sts import HUB, load_sts, sts_set
 from sfr_repro.data.transfer import transfer_set
 from sfr_repro.encode.cache import cache_folder, model_key, read_shards, text_key, write_shard

@@ -1,12 +1,16 @@
 "Tiled losses and losses of a user's own, as a user calls them: through `make_loss`, `register` and `load_losses`."
-import json, math, subprocess, sys, textwrap
+import json
+import math
+import subprocess
+import sys
+import textwrap
 from pathlib import Path
-import pytest, torch
-
+import pytest
+import torch
 from conftest import ROOT
 from sfr_repro.core.checks import autograd_gradient, relative_error, unit
 from sfr_repro.core.config import load_experiment
-from sfr_repro.core.notation import UserError
+from sfr_repro.core.errors import UserError
 from sfr_repro.losses.components import GD, R, W
 from sfr_repro.losses.paradigm import Paradigm, loss_spec, recipe
 from sfr_repro.losses.registry import LOSSES, load_losses, make_loss, register

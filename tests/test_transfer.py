@@ -1,18 +1,33 @@
 "Labelled sentences and the classifier on frozen vectors: made-up sets, and the real ones if there"
 import csv
 import zlib
-import departures
 import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedKFold
-
+import departures
 from sfr_repro.data.sources import DataError, Source, find_folder
-from sfr_repro.data.transfer import (CLASSES, TRANSFER_COUNTS, HUB_TRANSFER, TRANSFER_SETS,
-                                     load_transfer, transfer_set, transfer_sets)
-from sfr_repro.evaluate.transfer import (CS, SEED, cross_validate, evaluate_transfer,
-                                         fit_regression, regression_path, nested_cross_validate,
-                                         pair_features, score_transfer, senteval_order)
+from sfr_repro.data.transfer import (
+    CLASSES,
+    HUB_TRANSFER,
+    TRANSFER_COUNTS,
+    TRANSFER_SETS,
+    load_transfer,
+    transfer_set,
+    transfer_sets,
+)
+from sfr_repro.evaluate.transfer import (
+    CS,
+    SEED,
+    cross_validate,
+    evaluate_transfer,
+    fit_regression,
+    nested_cross_validate,
+    pair_features,
+    regression_path,
+    score_transfer,
+    senteval_order,
+)
 
 FOLDER = find_folder()[0]
 needs_folder = pytest.mark.skipif(FOLDER is None or not (FOLDER/"transfer").is_dir(),

@@ -1,5 +1,9 @@
 "The wheel, as a user gets it: built from the files of the repo, installed in a fresh environment, run from another folder."
-import shutil, subprocess, sys, sysconfig, zipfile
+import shutil
+import subprocess
+import sys
+import sysconfig
+import zipfile
 from pathlib import Path
 import pytest
 from conftest import ROOT, files_of_the_repo, quiet

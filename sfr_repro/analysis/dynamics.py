@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 import numpy as np
 import pandas as pd
-from ..core.notation import UserError
+from ..core.errors import UserError
 from ..core.records import Record
 
 # %% ../../nbs/analysis/02_dynamics.ipynb #3ed2240a

@@ -14,12 +14,24 @@ from pathlib import Path
 from urllib.parse import quote
 import numpy as np
 from ..core.config import setting_id
-from ..core.notation import UserError
-from ..core.records import (Record, code_state, equal_records, package_versions,
-    read_record, runs_folder, write_record)
+from ..core.errors import UserError
+from sfr_repro.core.records import (
+    Record,
+    code_state,
+    equal_records,
+    package_versions,
+    read_record,
+    runs_folder,
+    write_record,
+)
 from ..data.sources import Source
-from sfr_repro.encode.encoder import (SentenceEncoder, best_device, device_entry, resolve_precision,
-    weights_sha256)
+from sfr_repro.encode.encoder import (
+    SentenceEncoder,
+    best_device,
+    device_entry,
+    resolve_precision,
+    weights_sha256,
+)
 from ..geometry.measure import Geometry, measure_geometry
 from ..geometry.metrics import anisotropy, geometry_metrics, token_self_similarity
 from ..geometry.probe import named_sentences

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 import torch
 from torch import Tensor
-from ..core.notation import check_positive, check_whole
+from ..core.errors import check_positive, check_whole
 
 # %% ../../nbs/analysis/00_simulation.ipynb #7ceffac2
 @dataclass(frozen=True, eq=False)

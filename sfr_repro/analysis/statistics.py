@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 from ..core.checks import seed_all
 from ..core.config import RunConfig
-from ..core.notation import (UserError, as_views, check_choice, check_positive,
-    softmax_negatives, unit_rows)
+from ..core.errors import UserError, check_choice, check_positive
+from ..core.notation import as_views, softmax_negatives, unit_rows
 from ..data.corpus import load_corpus
 from ..encode.encoder import SentenceEncoder, make_head, pad_ids, tokenize
 from ..losses.components import Batch, R

@@ -17,12 +17,12 @@ from importlib.util import find_spec
 from pathlib import Path
 import numpy as np
 import sfr_repro
-from ..core.notation import UserError
+from ..core.errors import UserError
 from ..data.corpus import Corpus, load_corpus
 from ..data.mini_sts import load_mini_corpus
 from ..data.sources import resolve
-from ..encode.loading import YARDSTICK
 from ..encode.encoder import SentenceEncoder, tokenize
+from ..encode.loading import YARDSTICK
 from ..losses.tiled import TILED
 
 # %% ../../nbs/bench/00_harness.ipynb #622cff09

@@ -14,10 +14,9 @@ from contextlib import ExitStack, suppress
 from functools import partial
 from pathlib import Path
 import torch
-from .harness import Sizes, Spread, check_neighbour
-from .harness import ratio, start_python, take_turns
+from .harness import Sizes, Spread, check_neighbour, ratio, start_python, take_turns
 from .passes import METHODS
-from ..core.notation import UserError
+from ..core.errors import UserError
 from ..losses.registry import make_loss
 
 # %% ../../nbs/bench/02_memory.ipynb #a030ca63

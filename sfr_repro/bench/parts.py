@@ -16,23 +16,42 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 import numpy as np
 import torch
-from .harness import Sizes, Spread, bench_sentences, check_neighbour, check_quiet
-from .harness import python_output, ratio, take_turns
+from sfr_repro.bench.harness import (
+    Sizes,
+    Spread,
+    bench_sentences,
+    check_neighbour,
+    check_quiet,
+    python_output,
+    ratio,
+    take_turns,
+)
 from .memory import bench_tiled, bench_tiled_curve
-from .steps import bench_causes, bench_extras, bench_profile, bench_step
-from .steps import sentence_transformer
+from sfr_repro.bench.steps import (
+    bench_causes,
+    bench_extras,
+    bench_profile,
+    bench_step,
+    sentence_transformer,
+)
 from ..core.checks import seed_all
 from ..core.config import setting_id
-from ..core.notation import UserError
+from ..core.errors import UserError
 from ..core.records import Record, code_state, cpu_name, package_versions, write_record
 from ..data.sts import STSSet, load_sts, sts_sets
 from ..encode.encoder import SentenceEncoder, resolve_precision, weights_sha256
-from ..geometry.measure import add_batch, census, empty_geometry, frequent_types
-from ..geometry.measure import hidden_states, lookups, make_plan
-from ..geometry.metrics import layer_values
-from ..geometry.measure import padded_batches
-from ..geometry.metrics import token_self_similarity
 from ..evaluate.sts import evaluate_sts
+from sfr_repro.geometry.measure import (
+    add_batch,
+    census,
+    empty_geometry,
+    frequent_types,
+    hidden_states,
+    lookups,
+    make_plan,
+    padded_batches,
+)
+from ..geometry.metrics import layer_values, token_self_similarity
 
 # %% ../../nbs/bench/04_parts.ipynb #5678fba5
 def their_sts(

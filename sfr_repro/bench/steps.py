@@ -19,8 +19,15 @@ import numpy as np
 import torch
 from torch.profiler import ProfilerActivity, profile
 from transformers import PrinterCallback
-from .harness import Sizes, Spread, bench_encoders, bench_sentences
-from .harness import check_neighbour, ratio, take_turns
+from sfr_repro.bench.harness import (
+    Sizes,
+    Spread,
+    bench_encoders,
+    bench_sentences,
+    check_neighbour,
+    ratio,
+    take_turns,
+)
 from ..core.config import TrainConfig
 from ..encode.encoder import SentenceEncoder, make_head, tokenize
 from ..encode.loading import model_folder, quiet_loading
@@ -94,8 +101,10 @@ def their_step(
     config:TrainConfig, # With at least 3 steps and a precision of "fp32" or "bf16"
 )->float: # Seconds per step
     "The same steps of `SentenceTransformerTrainer` with `MultipleNegativesRankingLoss`"
-    from sentence_transformers import SentenceTransformerTrainer
-    from sentence_transformers import SentenceTransformerTrainingArguments
+    from sentence_transformers import (
+        SentenceTransformerTrainer,
+        SentenceTransformerTrainingArguments,
+    )
     from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
     calls,loss = [], MultipleNegativesRankingLoss(model)
     loss.register_forward_pre_hook(lambda *_: calls.append(time.perf_counter()))

@@ -14,8 +14,17 @@ from pathlib import Path
 import numpy as np
 from tqdm.auto import tqdm
 from .mini_sts import load_mini_corpus
-from .sources import (
-    HUB, DataError, Source, byte_blocks, decode, describe, first_line, hub_place, resolve)
+from sfr_repro.data.sources import (
+    HUB,
+    DataError,
+    Source,
+    byte_blocks,
+    decode,
+    describe,
+    first_line,
+    hub_place,
+    resolve,
+)
 
 # %% ../../nbs/data/01_corpus.ipynb #08e03a15
 def keep_smallest(

@@ -14,8 +14,16 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from .sources import (
-    DataError, Hub, Source, describe, read_repo, read_tsv, resolve, take_columns)
+from sfr_repro.data.sources import (
+    DataError,
+    Hub,
+    Source,
+    describe,
+    read_repo,
+    read_tsv,
+    resolve,
+    take_columns,
+)
 
 # %% ../../nbs/data/05_retrieval.ipynb #761e3651
 RETRIEVAL_SETS = ("cranfield", "cisi", "quora_dup", "trecqa") # Of the data folder

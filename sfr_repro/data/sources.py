@@ -8,12 +8,20 @@ __all__ = ['AREAS', 'HUB', 'DataError', 'Source', 'has_area', 'named_folder', 'f
            'hub_revision', 'hub_place', 'take_columns', 'read_hub_split', 'read_repo', 'sha256_rows', 'describe']
 
 # %% ../../nbs/data/00_sources.ipynb #1a2d1858
-import functools, gzip, hashlib, itertools, os, tempfile, threading, zlib
-import urllib.parse, urllib.request
+import functools
+import gzip
+import hashlib
+import itertools
+import os
+import tempfile
+import threading
+import urllib.parse
+import urllib.request
+import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from ..core.notation import UserError
+from ..core.errors import UserError
 
 # %% ../../nbs/data/00_sources.ipynb #662acdef
 class DataError(UserError):

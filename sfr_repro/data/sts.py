@@ -13,8 +13,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 import numpy as np
 from .mini_sts import load_mini_sts
-from .sources import (
-    HUB, DataError, Source, describe, read_hub_split, read_tsv, resolve)
+from sfr_repro.data.sources import (
+    HUB,
+    DataError,
+    Source,
+    describe,
+    read_hub_split,
+    read_tsv,
+    resolve,
+)
 
 # %% ../../nbs/data/02_sts.ipynb #b8e7c386
 STS_SETS = ("STS12", "STS13", "STS14", "STS15", "STS16", "STS-B", "SICK-R") # Of every table

@@ -13,8 +13,17 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 import numpy as np
-from .sources import (
-    DataError, Hub, Source, describe, read_header, read_repo, read_tsv, resolve, take_columns)
+from sfr_repro.data.sources import (
+    DataError,
+    Hub,
+    Source,
+    describe,
+    read_header,
+    read_repo,
+    read_tsv,
+    resolve,
+    take_columns,
+)
 
 # %% ../../nbs/data/04_transfer.ipynb #f53291b4
 TRANSFER_SETS = ("MR", "CR", "SUBJ", "MPQA", "SST2", "TREC", "MRPC") # The seven of every table

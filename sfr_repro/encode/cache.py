@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
-from ..core.notation import UserError
+from ..core.errors import UserError
 from ..core.records import write_whole
 from .encoder import SentenceEncoder, resolve_precision, weights_sha256
 

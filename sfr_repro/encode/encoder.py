@@ -18,13 +18,18 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 import numpy as np
 import torch
-from torch import Tensor, nn
 from safetensors.torch import save_file
+from torch import Tensor, nn
 from tqdm.auto import tqdm
-from ..core.notation import check_choice
+from ..core.errors import check_choice
 from ..core.records import cpu_name
-from .loading import (
-    EncoderError, load_model, model_folder, quiet_loading, saved_settings)
+from sfr_repro.encode.loading import (
+    EncoderError,
+    load_model,
+    model_folder,
+    quiet_loading,
+    saved_settings,
+)
 
 # %% ../../nbs/encode/00_encoder.ipynb #4c903214
 TWO_LAYERS = ("first_last", "embedding_last") # Those that read a second hidden state

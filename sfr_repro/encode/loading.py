@@ -15,12 +15,18 @@ from importlib.resources import files
 from importlib.util import find_spec
 from pathlib import Path
 import torch
-from torch import nn
 from safetensors import SafetensorError
+from torch import nn
 from transformers import (
-    AutoConfig, AutoModel, AutoTokenizer, MODEL_MAPPING, PretrainedConfig, PreTrainedTokenizerBase)
+    MODEL_MAPPING,
+    AutoConfig,
+    AutoModel,
+    AutoTokenizer,
+    PretrainedConfig,
+    PreTrainedTokenizerBase,
+)
 from transformers.utils import cached_file, logging as hf_logging
-from ..core.notation import UserError
+from ..core.errors import UserError
 
 # %% ../../nbs/encode/01_loading.ipynb #58c01a1a
 class EncoderError(UserError):

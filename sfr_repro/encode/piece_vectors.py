@@ -16,7 +16,8 @@ from scipy import sparse
 from scipy.sparse.linalg import svds
 from tokenizers import Tokenizer
 from torch import Tensor
-from ..core.notation import UserError, check_positive, unit_rows
+from ..core.errors import UserError, check_positive
+from ..core.notation import unit_rows
 from .cache import cached_vectors, content_key
 
 # %% ../../nbs/encode/05_piece_vectors.ipynb #2d3a7f71

@@ -9,7 +9,8 @@ __all__ = ['check_unit', 'alignment', 'uniformity']
 import math
 import torch
 from torch import Tensor
-from ..core.notation import UserError, as_views, check_positive
+from ..core.errors import UserError, check_positive
+from ..core.notation import as_views
 
 # %% ../../nbs/evaluate/01_alignment.ipynb #129ffeff
 def check_unit(

@@ -14,12 +14,18 @@ from importlib.util import find_spec
 from pathlib import Path
 import numpy as np
 import torch
-from ..core.notation import UserError, check_whole
+from ..core.errors import UserError, check_whole
 from ..core.records import pipe_table
 from ..data.retrieval import RETRIEVAL_SETS, RetrievalSet, load_retrieval
 from ..data.sources import DataError, Source
-from .sts import (
-    check_set_names, distinct_rows, encode_with, score_text, sentence_vectors, sources_text)
+from sfr_repro.evaluate.sts import (
+    check_set_names,
+    distinct_rows,
+    encode_with,
+    score_text,
+    sentence_vectors,
+    sources_text,
+)
 
 # %% ../../nbs/evaluate/04_retrieval.ipynb #c61a02a5
 COSINE_STEPS = 2**36 # Steps of the grid from cosine 0 to cosine 1

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 import numpy as np
 from scipy.stats import spearmanr
-from ..core.notation import UserError
+from ..core.errors import UserError
 from ..core.records import pipe_table
 from ..data.sources import DataError, Source
 from ..data.sts import STS_SETS, STSSet, load_sts

@@ -20,22 +20,42 @@ from pathlib import Path
 import numpy as np
 from tqdm.auto import tqdm
 from ..core.config import setting_id
-from ..core.notation import UserError, check_choice
-from ..core.records import (
-    Record, code_state, package_versions, pipe_table, read_record, runs_folder, write_record)
+from ..core.errors import UserError, check_choice
+from sfr_repro.core.records import (
+    Record,
+    code_state,
+    package_versions,
+    pipe_table,
+    read_record,
+    runs_folder,
+    write_record,
+)
 from ..data.retrieval import load_retrieval, retrieval_sets
 from ..data.sources import DataError, Source, resolve
 from ..data.sts import STS_SETS, STSSet, load_sts, reference_set, sts_sets
 from ..data.transfer import TRANSFER_SETS, load_transfer, transfer_sets
 from ..encode.cache import cache_folder, read_shards, text_key, write_shard
-from ..encode.encoder import (
-    SentenceEncoder, best_device, device_entry, resolve_precision, weights_sha256)
-from ..geometry.metrics import geometry
+from sfr_repro.encode.encoder import (
+    SentenceEncoder,
+    best_device,
+    device_entry,
+    resolve_precision,
+    weights_sha256,
+)
 from .retrieval import evaluate_retrieval
-from .sts import (
-    averaged_sets, check_sets, distinct_rows, distinct_sentences, encode_with, evaluate_sts,
-    score_text, sentence_vectors, sources_text)
+from sfr_repro.evaluate.sts import (
+    averaged_sets,
+    check_sets,
+    distinct_rows,
+    distinct_sentences,
+    encode_with,
+    evaluate_sts,
+    score_text,
+    sentence_vectors,
+    sources_text,
+)
 from .transfer import check_folds, check_seed, evaluate_transfer
+from ..geometry.metrics import geometry
 
 # %% ../../nbs/evaluate/05_tasks.ipynb #620877f1
 def vectors_of(

@@ -19,13 +19,19 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import f1_score
 from sklearn.model_selection import StratifiedKFold
-from ..core.notation import UserError, check_whole
+from ..core.errors import UserError, check_whole
 from ..core.records import pipe_table
 from ..data.sources import DataError, Source
 from ..data.transfer import TRANSFER_SETS, TransferSet, load_transfer
 from sfr_repro.evaluate.sts import (
-    averaged_sets, check_set_names, distinct_rows, encode_with, score_text, sentence_vectors,
-    sources_text)
+    averaged_sets,
+    check_set_names,
+    distinct_rows,
+    encode_with,
+    score_text,
+    sentence_vectors,
+    sources_text,
+)
 
 # %% ../../nbs/evaluate/03_transfer.ipynb #41d90787
 CS = { # Kind of set -> values of C that are tried; the first of the best is taken

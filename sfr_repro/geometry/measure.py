@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from tqdm.auto import tqdm
-from ..core.notation import UserError, check_choice, check_whole
+from ..core.errors import UserError, check_choice, check_whole
 from ..data.sts import load_sts
 from ..encode.encoder import SentenceEncoder, like_length, pad_ids, tokenize
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
-from ..core.notation import UserError
+from ..core.errors import UserError
 from ..encode.encoder import SentenceEncoder
 from .measure import Geometry, mean_cosine, measure_geometry
 from .token_kinds import token_kinds

@@ -15,9 +15,24 @@ from torch import Tensor
 from ..data.sources import Source, describe
 from ..data.sts import load_sts, reference_set
 from ..encode.encoder import SentenceEncoder, pool, resolve_precision
-from .measure import (BatchPlan, Census, Geometry, add_batch, census, check_model,
-    check_sentences, draw_positions, draw_tokens, empty_geometry, evaluating, frequent_types,
-    hidden_states, lookups, make_plan, padded_batches)
+from sfr_repro.geometry.measure import (
+    BatchPlan,
+    Census,
+    Geometry,
+    add_batch,
+    census,
+    check_model,
+    check_sentences,
+    draw_positions,
+    draw_tokens,
+    empty_geometry,
+    evaluating,
+    frequent_types,
+    hidden_states,
+    lookups,
+    make_plan,
+    padded_batches,
+)
 from .metrics import geometry_metrics
 from .sentence_space import pooled_metrics
 

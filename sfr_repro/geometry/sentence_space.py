@@ -8,7 +8,7 @@ __all__ = ['NEIGHBOUR_COSINE', 'unit_vectors', 'effective_rank', 'neighbour_shar
 # %% ../../nbs/geometry/03_sentence_space.ipynb #2e6698e7
 import numpy as np
 import torch
-from ..core.notation import UserError
+from ..core.errors import UserError
 from .measure import mean_cosine
 
 # %% ../../nbs/geometry/03_sentence_space.ipynb #5fce7fa6

@@ -11,7 +11,8 @@ import math
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from ..core.notation import as_views, check_positive, softmax_negatives
+from ..core.errors import check_positive
+from ..core.notation import as_views, softmax_negatives
 from .spec import one_way_loss
 
 # %% ../../nbs/losses/01_arccon.ipynb #e821b8be

@@ -11,11 +11,17 @@ __all__ = ['barlow_twins_spec', 'barlow_twins', 'barlow_twins_grad', 'barlow_twi
 
 # %% ../../nbs/losses/06_barlow_twins.ipynb #149c63bd
 from torch import Tensor
-from ..core.notation import Components, as_views, check_positive
+from ..core.errors import check_positive
+from ..core.notation import Components, as_views
 from .hypersphere import Frozen, frozen_components, frozen_grad
 from .spec import LossSpec, frozen_loss, shares_constants
-from .vicreg import (coordinate_components, cosine_surrogate, diagonal_limit,
-    repaired_surrogate, surrogate_energy)
+from sfr_repro.losses.vicreg import (
+    coordinate_components,
+    cosine_surrogate,
+    diagonal_limit,
+    repaired_surrogate,
+    surrogate_energy,
+)
 
 # %% ../../nbs/losses/06_barlow_twins.ipynb #ae13e4b9
 def barlow_twins_pull(

@@ -20,7 +20,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 import torch
 from torch import Tensor
-from ..core.notation import UserError, check_choice, check_positive, softmax_negatives
+from ..core.errors import UserError, check_choice, check_positive
+from ..core.notation import softmax_negatives
 from .arccon import check_angle, turned, turned_slope
 from .simulated_gradient import active_rows
 from .triplet import angle, angle_slope, chord, chord_slope, hardest_negative

@@ -12,7 +12,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 import torch
 from torch import Tensor
-from ..core.notation import Components, UserError, as_views, check_positive, unit_rows
+from ..core.errors import UserError, check_positive
+from ..core.notation import Components, as_views, unit_rows
 
 # %% ../../nbs/losses/11_decompose.ipynb #6adf2844
 @dataclass(frozen=True, eq=False)

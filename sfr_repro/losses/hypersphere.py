@@ -12,14 +12,14 @@ __all__ = ['mhe_spec', 'mhs_spec', 'mhs', 'mhs_grad', 'mhs_components', 'REPAIRS
            'mhs_repaired_coefficients', 'mhs_repaired_energy']
 
 # %% ../../nbs/losses/04_hypersphere.ipynb #df7d3dd2
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
-import math
 import torch
 from torch import Tensor
-from ..core.notation import (Components, as_views, check_choice, check_non_negative,
-    check_positive, softmax_negatives)
+from ..core.errors import check_choice, check_non_negative, check_positive
+from ..core.notation import Components, as_views, softmax_negatives
 from .simulated_gradient import active_rows
 from .spec import LossSpec, frozen_loss, shares_constants
 

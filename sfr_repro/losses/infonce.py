@@ -9,7 +9,8 @@ __all__ = ['infonce_spec', 'infonce_grad', 'infonce_components', 'infonce', 'inf
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from ..core.notation import as_views, check_positive, softmax_negatives
+from ..core.errors import check_positive
+from ..core.notation import as_views, softmax_negatives
 from .spec import one_way_loss
 
 # %% ../../nbs/losses/00_infonce.ipynb #807d03d0

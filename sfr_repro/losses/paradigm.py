@@ -17,15 +17,22 @@ from collections.abc import Callable
 from dataclasses import dataclass
 import torch
 from torch import Tensor
-from ..core.notation import Components, UserError, as_views, check_choice, check_positive
+from ..core.errors import UserError, check_choice, check_positive
+from ..core.notation import Components, as_views
 from .arccon import arccon
 from .barlow_twins import barlow_twins, barlow_twins_repaired
-from .components import Batch, Component, GD, R, W, as_component, evaluate_component
+from .components import GD, Batch, Component, R, W, as_component, evaluate_component
 from .hypersphere import REPAIRS, check_repair, mhe, mhe_repaired, mhs, mhs_repaired
 from .infonce import infonce
 from .simulated_gradient import simulated_gradient
-from .softcse import (as_reference, softcse_control, softcse_temperature,
-    softcse_temperatures, softcse_weight, softcse_weights)
+from sfr_repro.losses.softcse import (
+    as_reference,
+    softcse_control,
+    softcse_temperature,
+    softcse_temperatures,
+    softcse_weight,
+    softcse_weights,
+)
 from .spec import LossSpec, shares_constants
 from .triplet import mat, met, mpt, push_and_ratio
 from .vicreg import vicreg, vicreg_repaired

@@ -19,10 +19,14 @@ from pathlib import Path
 import torch
 from torch import Tensor
 from ..core.checks import relative_error
-from ..core.notation import UserError, as_views, unit_rows
+from ..core.errors import UserError
+from ..core.notation import as_views, unit_rows
 from .arccon import arccon_spec
-from sfr_repro.losses.barlow_twins import (barlow_twins_repaired_spec, barlow_twins_spec,
-    barlow_twins_textbook_spec)
+from sfr_repro.losses.barlow_twins import (
+    barlow_twins_repaired_spec,
+    barlow_twins_spec,
+    barlow_twins_textbook_spec,
+)
 from .decompose import decompose
 from .hypersphere import mhe_repaired_spec, mhe_spec, mhs_repaired_spec, mhs_spec
 from .infonce import infonce_spec

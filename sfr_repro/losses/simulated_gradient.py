@@ -12,8 +12,8 @@ import math
 from dataclasses import dataclass
 import torch
 from torch import Tensor
-from ..core.notation import (Components, as_views, check_choice, check_non_negative,
-    check_positive, softmax_negatives)
+from ..core.errors import check_choice, check_non_negative, check_positive
+from ..core.notation import Components, as_views, softmax_negatives
 from .spec import frozen_loss
 from .triplet import push_and_ratio
 

@@ -15,8 +15,8 @@ import math
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from sfr_repro.core.notation import (UserError, as_views, check_choice, check_positive,
-    softmax_negatives)
+from ..core.errors import UserError, check_choice, check_positive
+from ..core.notation import as_views, softmax_negatives
 from .spec import one_way_loss
 
 # %% ../../nbs/losses/07_softcse.ipynb #508e1d47

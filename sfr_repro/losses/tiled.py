@@ -16,18 +16,15 @@ from functools import cached_property, partial
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from ..core.notation import UserError, as_views, check_choice, check_positive, unit_rows
+from ..core.errors import UserError, check_choice, check_positive
+from ..core.notation import as_views, unit_rows
+from . import softcse, triplet
 from .arccon import arccon, check_angle, turned, turned_slope
 from .components import Batch, evaluate_component
 from .infonce import infonce
 from .paradigm import Paradigm, loss_spec, recipe, reduction_factor
 from .simulated_gradient import simulated_gradient
-from .softcse import (CONTROLS, as_reference, softcse_temperature,
-    softcse_temperatures,
-    softcse_weight, softcse_weights)
 from .spec import Loss, LossSpec
-from sfr_repro.losses.triplet import (Hinge, hardest_negative, mat, mat_hinge, met, met_hinge, mpt,
-    mpt_hinge)
 
 # %% ../../nbs/losses/12_tiled.ipynb #dc1c0470
 def strip_cosines(
@@ -148,10 +145,10 @@ def _shuffled(strip, start, draw):
 # %% ../../nbs/losses/12_tiled.ipynb #15f86d17
 def _reference(sim_ref, h, tile, control):
     "`reference(start) -> (r, B)`, with the control applied; to be called in order of the strips"
-    check_choice("control", control, CONTROLS)
+    check_choice("control", control, softcse.CONTROLS)
     draw = torch.Generator().manual_seed(0)                 # as `softcse_control`
     def reference(start):
-        strip = as_reference(reference_strip(sim_ref, h, start, tile), columns=len(h))
+        strip = softcse.as_reference(reference_strip(sim_ref, h, start, tile), columns=len(h))
         if control=="shuffled": return _shuffled(strip, start, draw)
         return -strip if control=="reversed" else strip
     return reference
@@ -167,7 +164,7 @@ def softcse_weight_strips(
     "`softcse_weight` and its gradient"
     reference = _reference(sim_ref, h, tile, control)
     def scores(s, start):
-        added = softcse_weights(reference(start), rule, alpha, kappa).log_()
+        added = softcse.softcse_weights(reference(start), rule, alpha, kappa).log_()
         return s.div_(tau).add_(added), None
     return softmax_strips(h, h_pos, tau=tau, scores=scores, tile=tile, grads=grads)
 
@@ -182,7 +179,7 @@ def softcse_temperature_strips(
     "`softcse_temperature` and its gradient"
     reference = _reference(sim_ref, h, tile, control)
     def scores(s, start):
-        heat = softcse_temperatures(reference(start), tau, rule, alpha, mean_tau)
+        heat = softcse.softcse_temperatures(reference(start), tau, rule, alpha, mean_tau)
         return s.div_(heat), heat.reciprocal_().mul_(tau)
     return softmax_strips(h, h_pos, tau=tau, scores=scores, tile=tile, grads=grads)
 
@@ -192,7 +189,7 @@ def hardest_of_strip(
     start:int, # The strip's first row
 )->tuple[Tensor,Tensor]: # The largest cosine of each row, and its column in the strip, `(r,)` each
     "The most similar negative of each anchor; of equals, the first of the batch"
-    cos,k = hardest_negative(s)
+    cos,k = triplet.hardest_negative(s)
     if not start: return cos, k
     n = s.shape[1]-start                    # columns n, n+1, ... are candidates 0, 1, ...
     before,j = s[:,n:].max(1)
@@ -202,7 +199,7 @@ def hardest_of_strip(
 def hinge_strips(
     h:Tensor, h_pos:Tensor, # As in `softmax_strips`
     *,
-    hinge:Hinge, # Distance, slope and margin
+    hinge:triplet.Hinge, # Distance, slope and margin
     tile:int, grads:bool=True, # As in `softmax_strips`
 )->tuple: # As from `softmax_strips`
     "A triplet loss of one direction and its gradient, strip by strip"
@@ -405,12 +402,12 @@ def simulated_gradient_strips(h, h_pos, *, tile, grads, **constants):
 TILED = { # What the plain function computes -> the same in strips
     infonce: softmax_strips,
     arccon: softmax_strips,
-    mpt: strips_of(mpt_hinge),
-    met: strips_of(met_hinge),
-    mat: strips_of(mat_hinge),
+    triplet.mpt: strips_of(triplet.mpt_hinge),
+    triplet.met: strips_of(triplet.met_hinge),
+    triplet.mat: strips_of(triplet.mat_hinge),
     simulated_gradient: simulated_gradient_strips,
-    softcse_weight: softcse_weight_strips,
-    softcse_temperature: softcse_temperature_strips,
+    softcse.softcse_weight: softcse_weight_strips,
+    softcse.softcse_temperature: softcse_temperature_strips,
 }
 
 # %% ../../nbs/losses/12_tiled.ipynb #6220c523

@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from functools import partial
 import torch
 from torch import Tensor
-from ..core.notation import Components, as_views, check_choice, check_positive
+from ..core.errors import check_choice, check_positive
+from ..core.notation import Components, as_views
 from .arccon import sine
 from .spec import LossSpec, built
 

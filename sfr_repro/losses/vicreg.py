@@ -13,11 +13,19 @@ __all__ = ['vicreg_spec', 'vicreg', 'vicreg_grad', 'vicreg_components', 'vicreg_
 import math
 import torch
 from torch import Tensor
-from sfr_repro.core.notation import (Components, as_views, check_choice, check_non_negative,
-    check_positive)
-from .hypersphere import (REPAIRS, Frozen, active_views, attach,
-    check_repair, freeze,
-    frozen_components, frozen_grad, weighted_cosines)
+from ..core.errors import check_choice, check_non_negative, check_positive
+from ..core.notation import Components, as_views
+from sfr_repro.losses.hypersphere import (
+    REPAIRS,
+    Frozen,
+    active_views,
+    attach,
+    check_repair,
+    freeze,
+    frozen_components,
+    frozen_grad,
+    weighted_cosines,
+)
 from .spec import LossSpec, frozen_loss, shares_constants
 
 # %% ../../nbs/losses/05_vicreg.ipynb #f5accc85

@@ -13,9 +13,15 @@ from typing import Annotated, Literal
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 from sfr_repro.core.config import (
-    STRICT, Count, Positive, read_section, read_settings, setting_id, with_tuples,
+    STRICT,
+    Count,
+    Positive,
+    read_section,
+    read_settings,
+    setting_id,
+    with_tuples,
 )
-from ..core.notation import UserError
+from ..core.errors import UserError
 from ..core.records import Record
 
 # %% ../../nbs/pretrain/00_config.ipynb #bceeb636

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 from transformers import BertConfig, BertForMaskedLM
-from ..core.notation import UserError
+from ..core.errors import UserError
 from ..encode.encoder import best_device, resolve_precision
 from ..encode.piece_vectors import Pieces
 from .config import PretrainConfig

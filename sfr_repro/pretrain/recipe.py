@@ -23,20 +23,45 @@ from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 from tqdm.auto import tqdm
 from transformers import BertForMaskedLM, BertModel
-from ..core.notation import UserError
-from ..core.records import Record, code_state, package_versions
-from ..core.records import read_record, write_record, write_whole
+from ..core.errors import UserError
+from sfr_repro.core.records import (
+    Record,
+    code_state,
+    package_versions,
+    read_record,
+    write_record,
+    write_whole,
+)
 from ..data.sts import load_sts, reference_set, sts_sets
-from ..encode.encoder import SentenceEncoder, best_device, device_entry
+from sfr_repro.encode.encoder import (
+    SentenceEncoder,
+    best_device,
+    device_entry,
+    resolve_precision,
+    weights_sha256,
+)
 from ..encode.loading import quiet_loading
-from ..encode.encoder import resolve_precision, weights_sha256
-from ..encode.piece_vectors import Pieces, cooccurrence, piece_averages
-from ..encode.piece_vectors import ppmi, svd_vectors, to_pieces
+from sfr_repro.encode.piece_vectors import (
+    Pieces,
+    cooccurrence,
+    piece_averages,
+    ppmi,
+    svd_vectors,
+    to_pieces,
+)
 from ..evaluate.sts import evaluate_sts
 from .config import PretrainConfig, check_pretrain, recorded_config
 from .model import Learner, heldout_loss, learning_rate, mean_vectors
-from .text import epoch_batches, heldout_sentences, leave_out, make_rows
-from .text import mask_rows, read_sentences, take_rows, train_tokenizer
+from sfr_repro.pretrain.text import (
+    epoch_batches,
+    heldout_sentences,
+    leave_out,
+    make_rows,
+    mask_rows,
+    read_sentences,
+    take_rows,
+    train_tokenizer,
+)
 from ..train.run import check_inputs, disk_errors, run_folder
 
 # %% ../../nbs/pretrain/03_recipe.ipynb #c163d8f7

@@ -12,10 +12,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 import numpy as np
 import torch
-from tokenizers import Tokenizer, decoders, models, normalizers
-from tokenizers import pre_tokenizers, processors, trainers
+from tokenizers import (
+    Tokenizer,
+    decoders,
+    models,
+    normalizers,
+    pre_tokenizers,
+    processors,
+    trainers,
+)
 from torch import Tensor
-from ..core.notation import UserError
+from ..core.errors import UserError
 from ..data.corpus import load_corpus
 from ..encode.piece_vectors import Pieces
 from .config import PretrainConfig

@@ -18,13 +18,19 @@ import numpy as np
 import pandas as pd
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from ..analysis.dynamics import trajectories
-from ..core.notation import UserError
+from ..core.errors import UserError
 from ..core.records import Record
 from ..data.sts import STS_SETS
 from ..data.transfer import TRANSFER_SETS
 from .report import records_folder
-from .verdict import check_kind, expected_false, holm
-from .verdict import paired_interval, verdict, verdict_p
+from sfr_repro.results.verdict import (
+    check_kind,
+    expected_false,
+    holm,
+    paired_interval,
+    verdict,
+    verdict_p,
+)
 
 # %% ../../nbs/results/09_claim_rules.ipynb #dc20abdf
 Setting = str|dict[str,str|float|list[str]]

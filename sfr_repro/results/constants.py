@@ -12,7 +12,7 @@ __all__ = ['CONTRASTIVE', 'ORIGINALS', 'REPAIRED', 'LOSSES_OF_A', 'RATES', 'BELO
 import itertools
 from collections.abc import Sequence
 import pandas as pd
-from ..core.notation import UserError
+from ..core.errors import UserError
 from ..core.records import Record, RecordError
 
 # %% ../../nbs/results/10_constants.ipynb #c0550006

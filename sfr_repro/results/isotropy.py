@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 from sfr_repro.analysis.dynamics import (CLAIMS, COLUMNS, FACTORS, claims_table, geometry_values,
     with_leads)
 from ..analysis.geometry_record import missing_reading
-from ..core.notation import UserError
+from ..core.errors import UserError
 from ..core.records import Record, write_whole
 from ..geometry.token_kinds import token_kinds
 from .report import as_png, html_page, picture

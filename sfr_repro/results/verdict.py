@@ -7,9 +7,9 @@ __all__ = ['VERDICT_KINDS', 'STATES', 'paired_differences', 'Interval', 'two_sid
            'verdict', 'check_kind', 'verdict_p', 'expected_false', 'holm']
 
 # %% ../../nbs/results/07_verdict.ipynb #965ed47a
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-import math
 import numpy as np
 from scipy.special import stdtr, stdtrit
 

@@ -13,7 +13,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoConfig, BertConfig, PretrainedConfig, RobertaConfig
 from ..core.config import TrainConfig
-from ..core.notation import UserError
+from ..core.errors import UserError
 from ..encode.loading import model_folder
 from ..losses.registry import Loss
 

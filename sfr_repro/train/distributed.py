@@ -14,7 +14,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from ..core.notation import UserError
+from ..core.errors import UserError
 
 # %% ../../nbs/train/03_distributed.ipynb #253e7f7b
 _all_gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor   # its name since torch 2.13, and before

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from transformers.models.auto.tokenization_auto import get_tokenizer_config
 from ..core.config import SECTIONS, RunConfig, with_tuples
-from ..core.notation import UserError
+from ..core.errors import UserError
 from ..core.records import Record, pipe_table
 from ..encode.encoder import first_position
 from ..encode.loading import model_folder

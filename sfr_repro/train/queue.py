@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from ..core.config import RunConfig
-from ..core.notation import UserError
+from ..core.errors import UserError
 from ..core.records import runs_folder
 
 # %% ../../nbs/train/05_queue.ipynb #91aa0007

@@ -15,7 +15,7 @@ import torch
 from tokenizers import ByteLevelBPETokenizer
 from transformers import AutoModel, AutoTokenizer, RobertaTokenizerFast
 from ..core.config import RunConfig
-from ..core.notation import UserError
+from ..core.errors import UserError
 from ..data.mini_sts import load_mini_corpus
 from ..encode.loading import YARDSTICK, model_folder, quiet_loading
 from .cost import PAPERS

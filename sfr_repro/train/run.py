@@ -25,7 +25,7 @@ from pathlib import Path
 from safetensors import SafetensorError
 from ..core.checks import seed_all
 from ..core.config import EncoderConfig, RunConfig
-from ..core.notation import UserError
+from ..core.errors import UserError
 from ..core.records import (Record, code_state, inputs_key, package_versions, read_record,
     runs_folder, write_record, write_whole)
 from ..data.corpus import Corpus, corpus_files, is_file_name, load_corpus

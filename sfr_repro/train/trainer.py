@@ -26,7 +26,8 @@ from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCall
 from transformers.integrations import TensorBoardCallback
 from ..core.checks import RandomState
 from ..core.config import TrainConfig
-from ..core.notation import UserError, unit_rows
+from ..core.errors import UserError
+from ..core.notation import unit_rows
 from ..core.records import write_whole
 from ..encode.encoder import SentenceEncoder, pad_ids, resolve_precision
 from ..encode.packed import can_pack, fast_dropout, forward_packed

@@ -18,9 +18,9 @@ os.environ.setdefault('HF_HUB_OFFLINE', '1')
 import torch
 from report import FORMS, Report, check, checks, import_trainer, parse
 from safetensors.torch import load_file
-
 from sfr_repro.core.checks import autograd_gradient, relative_error, seed_all, unit
-from sfr_repro.core.notation import UserError, unit_rows
+from sfr_repro.core.errors import UserError
+from sfr_repro.core.notation import unit_rows
 from sfr_repro.losses.registry import LOSSES, make_loss
 
 # The losses need torch alone. What needs more is imported where it is used, so that a missing

@@ -13,7 +13,6 @@ import traceback
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
-
 import torch
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -137,7 +136,6 @@ def import_trainer():
     """
     if find_spec('tensorboard') is None and 'torch.utils.tensorboard' not in sys.modules:
         import types
-
         from transformers import TrainerCallback
         module = types.ModuleType('torch.utils.tensorboard')
         module.SummaryWriter = lambda *_: None

@@ -18,7 +18,6 @@ import numpy as np
 import torch
 from report import import_trainer
 from safetensors.torch import save_file
-
 from sfr_repro.core.checks import seed_all
 from sfr_repro.core.config import TrainConfig
 from sfr_repro.data.mini_sts import load_mini_corpus

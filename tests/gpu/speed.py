@@ -23,7 +23,6 @@ import torch
 from report import Report, import_trainer, parse
 from torch import nn
 from transformers.utils import logging
-
 from sfr_repro.core.checks import seed_all
 from sfr_repro.core.notation import unit_rows
 from sfr_repro.encode.encoder import SentenceEncoder

@@ -16,14 +16,12 @@
 import copy
 import tempfile
 from pathlib import Path
-
 import numpy as np
 import torch
 import torch.nn.functional as F
 from report import import_trainer
 from torch import nn
 from transformers import AttentionInterface, BertConfig, BertModel
-
 from sfr_repro.core.notation import unit_rows
 from sfr_repro.encode.encoder import SentenceEncoder, pad_ids
 from sfr_repro.losses.registry import make_loss

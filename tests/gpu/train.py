@@ -20,7 +20,7 @@ if DATA.is_dir():
     os.environ.setdefault('SFR_DATA', str(DATA))
     os.environ.setdefault('SFR_CODE', str(DATA/'code.json'))
 from sfr_repro.core.config import load_experiment
-from sfr_repro.core.notation import UserError
+from sfr_repro.core.errors import UserError
 from sfr_repro.core.records import read_record
 from sfr_repro.results import constants
 from sfr_repro.train.queue import run_all

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 import pandas as pd
 from ..core.config import RunConfig, load_experiment
-from ..core.notation import UserError
+from ..core.errors import UserError
 from ..core.records import Record, add_record, read_record, read_records
 from .plan import DEVICES, plan
 from .queue import Outcome, run_all

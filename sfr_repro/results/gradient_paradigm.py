@@ -31,7 +31,8 @@ def sweep_table(
     if not runs: return pd.DataFrame(columns=[key,"seeds","average"])
     value,scores = {r.id:r.config["loss"]["constants"][key] for r in runs}, sts_scores(runs)
     order = [value[i] for i in scores.drop_duplicates(["id","inputs"]).id]
-    return summarise(scores).assign(model=order).rename(columns={"model":key}).sort_values(key, ignore_index=True)
+    table = summarise(scores).assign(model=order).rename(columns={"model":key})
+    return table.sort_values(key, ignore_index=True)
 
 # %% ../../nbs/results/01_gradient_paradigm.ipynb #80fbe307
 def constants_table(
@@ -39,9 +40,13 @@ def constants_table(
 )->pd.DataFrame: # Columns: changed, STS-B dev, best step; the best first
     "The best STS-B dev score with one constant changed"
     runs = [r for r in records if r.experiment.name=="infonce_constants"]
-    if not runs: return pd.DataFrame(columns=["changed","STS-B dev","best step"])
-    flat = pd.json_normalize([r.config for r in runs]).drop(columns="evaluate.tasks", errors="ignore").astype(str)
-    usual = flat.mode().iloc[0]
-    changed = [", ".join(f"{k.replace('constants.','')} = {v}" for k,v in row.items() if v != usual[k]) or "nothing" for _,row in flat.iterrows()]
-    table = pd.DataFrame({"changed":changed, "STS-B dev":[100*r.chosen for r in runs], "best step":[r.selection.best_step for r in runs]})
+    columns = ["changed","STS-B dev","best step"]
+    if not runs: return pd.DataFrame(columns=columns)
+    flat = pd.json_normalize([r.config for r in runs])
+    flat = flat.drop(columns="evaluate.tasks", errors="ignore").astype(str)
+    usual,rows = flat.mode().iloc[0], []
+    for r,(_,row) in zip(runs, flat.iterrows(), strict=True):
+        odd = [f"{k.replace('constants.','')} = {v}" for k,v in row.items() if v != usual[k]]
+        rows.append((", ".join(odd) or "nothing", 100*r.chosen, r.selection.best_step))
+    table = pd.DataFrame(rows, columns=columns)
     return table.sort_values("STS-B dev", ascending=False, ignore_index=True)

@@ -305,7 +305,7 @@ def exactness_table(
         tries = [({},v) for v in views.values()]
         for n,k in enumerate(variants(name)[1:]): tries.append((k, views[sizes[n%len(sizes)],seeds[n//len(sizes)%len(seeds)]]))
         errors = [gradient_errors(make_loss(name, **k), *v) for k,v in tries]
-        rows.append({"loss":name, "batches":len(tries), **dict(zip(("autograd","differences","components"), map(max, zip(*errors)), strict=True))})
+        rows.append({"loss":name, "batches":len(tries), **dict(zip(("autograd","differences","components"), map(max, zip(*errors, strict=True)), strict=True))})
     return pd.DataFrame(rows)
 
 # %% ../../nbs/losses/14_formulas.ipynb #f423e722

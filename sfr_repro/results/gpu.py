@@ -21,9 +21,14 @@ def read_gpu_report(
     return json.loads((records_folder("gpu")/f"{name}.json").read_text())
 
 # %% ../../nbs/results/13_gpu.ipynb #c1200009
-SIDES = {"theirs":"sentence-transformers", "padded":"ours, as the trainer has it", "masked graph":"ours, one graph, padded",
-         "unpadded graph":"ours, one graph, no padding", "lean graph":"bf16 between layers, one graph",
-         "lean efficient graph":"the same, memory-efficient attention"} # In `speed.json` -> in words
+SIDES = {
+    "theirs":"sentence-transformers",
+    "padded":"ours, as the trainer has it",
+    "masked graph":"ours, one graph, padded",
+    "unpadded graph":"ours, one graph, no padding",
+    "lean graph":"bf16 between layers, one graph",
+    "lean efficient graph":"the same, memory-efficient attention",
+} # In `speed.json` -> in words
 
 def step_table(
     report:dict, # `read_gpu_report("speed")`
@@ -35,8 +40,10 @@ def step_table(
     for side,words in SIDES.items():
         if side not in item["sides"]: continue
         s = item["sides"][side]
-        rows.append({"step":words, "ms":round(1e3*s["seconds"]["median"], 1), "times theirs":round(s["ratio"]["median"], 2),
-            "share of peak":f"{100*s['share_of_peak']['median']:.0f} %", "turns":s["seconds"]["turns"]})
+        ms,ratio = round(1e3*s["seconds"]["median"], 1), round(s["ratio"]["median"], 2)
+        share = f"{100*s['share_of_peak']['median']:.0f} %"
+        rows.append({"step":words, "ms":ms, "times theirs":ratio, "share of peak":share,
+                     "turns":s["seconds"]["turns"]})
     return pd.DataFrame(rows)
 
 # %% ../../nbs/results/13_gpu.ipynb #c120000b
@@ -45,15 +52,17 @@ def step_figure(
 )->Figure: # One panel a batch
     "Share of the measured bf16 peak, in useful work"
     fig,axes = plt.subplots(1, 2, figsize=(9,2.8), dpi=80, layout="constrained", sharey=True)
-    for ax,batch in zip(axes, (128,512)):
+    for ax,batch in zip(axes, (128,512), strict=True):
         item = next(i for i in report["items"] if i["item"]==f"step bf16 b{batch}")
-        for k,(side,words) in enumerate(SIDES.items()):
+        for k,side in enumerate(SIDES):
             measured = item["sides"].get(side)
             share = 100*measured["share_of_peak"]["median"] if measured else 0
             ax.barh(k, share, color="tab:blue" if k else "grey")
-            ax.text(share+1, k, f"{share:.0f}" if measured else "not measured", va="center", fontsize=8)
+            words = f"{share:.0f}" if measured else "not measured"
+            ax.text(share+1, k, words, va="center", fontsize=8)
         ax.axvline(45, color="black", linestyle="--", linewidth=1)
-        ax.set(title=f"batch {batch}", xlim=(0,50), yticks=range(len(SIDES)), yticklabels=list(SIDES.values()))
+        ax.set(title=f"batch {batch}", xlim=(0,50))
+        ax.set(yticks=range(len(SIDES)), yticklabels=list(SIDES.values()))
     axes[0].invert_yaxis()
     fig.supxlabel("useful work, % of the measured bf16 peak (dashed: the bar, 45 %)", fontsize=9)
     return fig
@@ -64,26 +73,36 @@ def tiled_table(
 )->pd.DataFrame: # Form, pairs, ms, GiB
     "The InfoNCE loss and its gradient, plain and in tiles"
     losses = next(i for i in report["items"] if i["item"]=="tiled loss")["losses"]
-    return pd.DataFrame([{"form":name.split()[0], "pairs":int(name.split()[1]), "ms":round(1e3*x["seconds"]["median"], 1),
-        "GiB":round(x["peak_bytes"]/2**30, 2)} for name,x in losses.items()])
+    rows = []
+    for name,x in losses.items():
+        form,pairs = name.split()
+        ms,size = round(1e3*x["seconds"]["median"], 1), round(x["peak_bytes"]/2**30, 2)
+        rows.append({"form":form, "pairs":int(pairs), "ms":ms, "GiB":size})
+    return pd.DataFrame(rows)
 
 # %% ../../nbs/results/13_gpu.ipynb #c1200013
 def correct_table(
     report:dict, # `read_gpu_report("correct")`
 )->pd.DataFrame: # One row a group: items, checks, largest error as a share of its bound
     "The checks of a GPU in short"
-    rows = {}
+    rows = []
     for i in report["items"]:
         group = "losses" if i["item"].startswith("loss ") else i["item"]
-        worst = max(c["error"]/c["bound"] for c in i["checks"])
-        row = rows.setdefault(group, {"what":group, "items":0, "checks":0, "passed":0, "worst error, of its bound":0.})
-        row["items"] += 1; row["checks"] += len(i["checks"]); row["passed"] += sum(c["passed"] for c in i["checks"])
-        row["worst error, of its bound"] = max(row["worst error, of its bound"], round(worst, 2))
-    return pd.DataFrame(rows.values())
+        for c in i["checks"]:
+            rows.append({"what":group, "item":i["item"], "passed":c["passed"],
+                         "worst error, of its bound":c["error"]/c["bound"]})
+    groups = pd.DataFrame(rows).groupby("what", sort=False)
+    table = groups.agg(items=("item","nunique"), checks=("passed","size"), passed=("passed","sum"))
+    worst = groups["worst error, of its bound"].max().round(2)
+    return table.join(worst).reset_index()
 
 # %% ../../nbs/results/13_gpu.ipynb #c1200016
 def replay_errors()->pd.DataFrame: # One row a loss: name, and the error of loss and gradient
     "What the check of replayed steps printed"
     lines = (records_folder("gpu")/"replay.txt").read_text().splitlines()
-    found = [re.match(r"(\w+) True .*'loss (\S+)', 'gradient (\S+)'", line) for line in lines]
-    return pd.DataFrame([{"loss":m[1], "error of the loss":float(m[2]), "error of the gradient":float(m[3])} for m in found])
+    rows = []
+    for line in lines:
+        m = re.match(r"(\w+) True .*'loss (\S+)', 'gradient (\S+)'", line)
+        errors = {"error of the loss":float(m[2]), "error of the gradient":float(m[3])}
+        rows.append({"loss":m[1], **errors})
+    return pd.DataFrame(rows)

@@ -115,7 +115,7 @@ def losses_figure(
     fig,axes = plt.subplots(1, 2, figsize=(9.2,5.2), dpi=80, layout="constrained",
         sharex=True, sharey=True)
     titles = {MAIN_RUNS:"rate chosen for each loss", COMMON_RUNS:"rate 2e-4 for all"}
-    for ax,(experiment,title) in zip(axes, titles.items()):
+    for ax,(experiment,title) in zip(axes, titles.items(), strict=True):
         scores = run_scores(records, experiment)
         for n,loss in enumerate(LOSSES_OF_A):
             for checkpoint in CHECKPOINTS:
@@ -151,7 +151,7 @@ def by_reading(
     for label,readings in claims.items():
         judged = claims_table(readings, records)
         texts = [verdict_text(row) for _,row in judged.iterrows()]
-        cells = {READINGS[c.reading]:text for c,text in zip(readings, texts)}
+        cells = {READINGS[c.reading]:text for c,text in zip(readings, texts, strict=True)}
         rows.append({"claim":label, **cells})
     return pd.DataFrame(rows, columns=["claim", *READINGS.values()])
 

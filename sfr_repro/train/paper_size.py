@@ -12,7 +12,7 @@ from pathlib import Path
 import pandas as pd
 from ..core.config import RunConfig, load_experiment
 from ..core.errors import UserError
-from ..core.records import Record, add_record, read_record, read_records
+from ..core.records import Record, add_record
 from .plan import DEVICES, plan
 from .queue import Outcome, run_all
 
@@ -32,16 +32,18 @@ EXPERIMENTS = {
 # %% ../../nbs/train/10_paper_size.ipynb #b5120008
 def experiment_file(
     name:str, # Of a file in `nbs/experiments/paper`, without its ending
-    root:str|Path|None=None, # Of a clone; None: the one that this package is in, or the working folder's
+    root:str|Path|None=None, # Of a clone; None: this package's, or the working folder's
 )->Path:
     "The file of an experiment at the papers' size"
-    starts = [Path(root)] if root else [Path(__file__).resolve().parents[2]] if "__file__" in globals() else []
+    package = [Path(__file__).resolve().parents[2]] if "__file__" in globals() else []
+    starts = [Path(root)] if root else package
     for place in (*starts, Path.cwd(), *Path.cwd().parents):
         folder = place/"nbs"/"experiments"/"paper"
         if not folder.is_dir(): continue
         if (path := folder/f"{name}.toml").is_file(): return path
-        raise UserError(f"experiment is {name!r}: {folder} has {', '.join(sorted(p.stem for p in folder.glob('*.toml')))}")
-    raise UserError(f"experiment is {name!r}: the experiment files are in a clone, and this package is not in one")
+        there = ", ".join(sorted(p.stem for p in folder.glob("*.toml")))
+        raise UserError(f"experiment is {name!r}: {folder} has {there}")
+    raise UserError(f"experiment is {name!r}: the files are in a clone, and this package is not")
 
 # %% ../../nbs/train/10_paper_size.ipynb #b512000b
 EXCHANGE = 300e9 # Assumed: bytes a second between the cards of one machine
@@ -64,26 +66,31 @@ def cost_table(
     rows,kept = [], {r.run_name for r in records}
     for section,names in EXPERIMENTS.items():
         settings = [c for name in names for c in load_experiment(experiment_file(name, root))]
-        row = {"experiment":section, "runs":len(settings), "on record":sum(c.run_name in kept for c in settings)}
+        done = sum(c.run_name in kept for c in settings)
+        row = {"experiment":section, "runs":len(settings), "on record":done}
         try: plans = {d:plan(settings[0], d) for d in DEVICES if DEVICES[d].gpu}
         except UserError: rows.append({**row, "PFLOP":"not counted"}); continue
         first = plans["h100"]
-        minutes = {d:f"{p.total/60:.0f}" for d,p in plans.items()}
-        rows.append({**row, "PFLOP":f"{sum(first.work.values())/1e15:.0f}", "GB":f"{first.held/1e9:.1f}",
-            **{f"min, {d}":m for d,m in minutes.items()}, "min, 8 h100":f"{seconds_on_eight(settings[0])/60:.0f}"})
+        minutes = {f"min, {d}":f"{p.total/60:.0f}" for d,p in plans.items()}
+        eight = f"{seconds_on_eight(settings[0])/60:.0f}"
+        size = {"PFLOP":f"{sum(first.work.values())/1e15:.0f}", "GB":f"{first.held/1e9:.1f}"}
+        rows.append({**row, **size, **minutes, "min, 8 h100":eight})
     return pd.DataFrame(rows).fillna("")
 
 # %% ../../nbs/train/10_paper_size.ipynb #b5120010
-SMOKE = ('encoder.name="sfr-mini"', 'data.source="embedded"', 'data.corpus=["mini"]', "data.sentences=64",
-         "train.batch=16", "train.steps=2", "train.eval_every=2", 'train.precision="fp32"')
+SMOKE = ('encoder.name="sfr-mini"', 'data.source="embedded"', 'data.corpus=["mini"]',
+         "data.sentences=64", "train.batch=16", "train.steps=2", "train.eval_every=2",
+         'train.precision="fp32"')
 
 def smoke_settings(
     name:str, # Of an experiment
 )->tuple[RunConfig,...]: # Each setting once, one seed
     "The same settings with the embedded encoder, the project's own sentences and two steps"
     path,changes = experiment_file(name), SMOKE
-    if any(c.teacher.name not in (None,"self","ppmi") for c in load_experiment(path)): changes += ('teacher.name="sfr-mini"',)
-    if any(c.train.measure_every for c in load_experiment(path)): changes += ("train.measure_every=2",)
+    settings = load_experiment(path)
+    teachers = {c.teacher.name for c in settings}-{None,"self","ppmi"}
+    if teachers: changes += ('teacher.name="sfr-mini"',)
+    if any(c.train.measure_every for c in settings): changes += ("train.measure_every=2",)
     return tuple({c.id:c for c in load_experiment(path, changes)}.values())
 
 # %% ../../nbs/train/10_paper_size.ipynb #b5120012
@@ -97,8 +104,10 @@ def run_paper(
     minutes:float|None=None, # A budget
 )->list[Outcome]:
     "Run experiments, seed by seed, and keep their records"
-    if settings is None: settings = [c for name in names for c in load_experiment(experiment_file(name))]
-    outcomes = run_all(sorted(settings, key=lambda c: c.seed), out, processes=processes, minutes=minutes)
+    files = map(experiment_file, names)
+    if settings is None: settings = [c for path in files for c in load_experiment(path)]
+    by_seed = sorted(settings, key=lambda c: c.seed)
+    outcomes = run_all(by_seed, out, processes=processes, minutes=minutes)
     for o in outcomes:
         if o.record and records: add_record(o.record, records)
     return outcomes
@@ -112,14 +121,19 @@ def paper_table(
 )->pd.DataFrame: # STS test, "all", Spearman x 100
     "Our scores, mean over seeds, beside the published ones"
     sets = [c for c in published.columns if c.startswith(("STS","SICK"))]
+    def mean_scores(runs): # Of the seeds of one setting
+        keys = {s:f"sts/{s}/test/all/spearman" for s in sets}
+        def scores(r): return {s:100*r.metrics.get(k, float("nan")) for s,k in keys.items()}
+        return pd.DataFrame(map(scores, runs)).mean()
     found = []
     for name in names:
         mine = [r for r in records if r.experiment.name==name]
-        for id in dict.fromkeys(r.id for r in mine):
-            runs = [r for r in mine if r.id==id]
-            scores = pd.DataFrame([{s:100*r.metrics.get(f"sts/{s}/test/all/spearman", float("nan")) for s in sets} for r in runs])
-            mean = scores.mean()
-            found.append({"model":f"{name}, {len(runs)} seeds, ours", **mean.round(2).to_dict(), "average":round(mean.mean(), 2)})
+        for setting in dict.fromkeys(r.id for r in mine):
+            runs = [r for r in mine if r.id==setting]
+            mean = mean_scores(runs)
+            seeds = f"{len(runs)} seed{'s'*(len(runs) > 1)}"
+            found.append({"model":f"{name}, {seeds}, ours", **mean.round(2).to_dict(),
+                          "average":round(mean.mean(), 2)})
     if not found: found = [{"model":f"{', '.join(names)}: no record yet"}]
     beside = published[published.model.isin(rows)][["model",*sets,"average"]]
     return pd.concat([pd.DataFrame(found), beside], ignore_index=True).fillna("")

@@ -16,7 +16,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
-from ..core.notation import UserError
+from ..core.errors import UserError
 from ..core.records import Record
 from .claim_rules import SCORES, Claim, checkpoint_metrics, claims_table
 from .claims import number_text

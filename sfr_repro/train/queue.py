@@ -37,7 +37,7 @@ def _run_one(config, out, keep_model):
     from sfr_repro.train.run import run
     start = time.monotonic()
     def outcome(state, why="", record=""): return Outcome(config.run_name, state, round(time.monotonic()-start, 2), why, str(record))
-    try: path = run(config, out, progress=False, minutes=1e9)
+    try: path = run(config, out, progress=False)
     except UserError as e: return outcome("refused", str(e))
     except Exception as e: return outcome("failed", f"{type(e).__name__}: {e}\n{traceback.format_exc()}")
     if not keep_model:
@@ -73,7 +73,7 @@ def run_all(
     out:str|Path|None=None, # Where runs go; None: `SFR_RUNS`, or `runs`
     *,
     processes:int=1, # Workers, each with one thread, all on the same device
-    minutes:float|None=None, # No run begins that may end later than this; None: no limit
+    minutes:float|None=None, # No run begins when the longest one so far would end later; None: no limit
     keep_models:bool=True, # Keep each run's `model/` and `tensorboard/` beside its record
     collect:str|Path|None=None, # A file that gets one line of JSON for each finished record
     follow:Callable[[list[Outcome]],Sequence[RunConfig]]|None=None, # Called when the queue is empty: what comes next, or nothing
@@ -109,7 +109,8 @@ def _collect(workers, tasks, results, settings, start, collect, follow, say):
             for x in new or [None]*len(workers): tasks.put(x)           # nothing more: each worker goes home
         try: done = results.get(timeout=5)
         except queue.Empty:
-            if not (done := _killed(workers, running)): continue
+            done = _killed(workers, running) or _lost(workers, running, asked-len(outcomes))
+            if not done: continue
         if done is None: open_ -= 1; continue                           # a worker goes home
         if isinstance(done, tuple): running[done[0]] = done[1]; continue   # a run begins
         outcomes.append(done)
@@ -117,7 +118,15 @@ def _collect(workers, tasks, results, settings, start, collect, follow, say):
         if collect and done.record: _append(collect, done.record)
         why = f"; {done.why}" if done.why else ""
         say(f"{time.time()-start:6.1f} s  {len(outcomes)}/{asked}  {done.name}: {done.state}, {done.seconds:.1f} s{why}")
-    return outcomes
+    names = {o.name for o in outcomes}
+    left = [c.run_name for c in settings if c.run_name not in names]    # no worker is alive any more
+    return outcomes + [Outcome(name, "left out", why="no worker was left") for name in left]
+
+def _lost(workers, running, missing):
+    "A run that nobody holds: its worker was ended before it could say what it had taken"
+    idle = not any(w.is_alive() and w.pid in running for w in workers)
+    ended = any(not w.is_alive() and w.exitcode for w in workers)
+    return Outcome("unknown", "failed", why="its process was ended from outside") if missing and idle and ended else None
 
 def _killed(workers, running):
     "The run of a worker that was ended from outside, if there is one"

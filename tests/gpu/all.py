@@ -7,6 +7,7 @@ No network is used. `make gpu-data`, run where the data is, writes the folder th
 """
 import argparse
 import os
+import re
 import subprocess
 import sys
 from importlib.metadata import PackageNotFoundError, version
@@ -31,7 +32,8 @@ def missing():
         try: found = version(name)
         except PackageNotFoundError: return None
         least = LEAST.get(name, (0,))
-        if tuple(int(x) for x in found.split('+')[0].split('.')[:2]) < least:
+        numbers = tuple(int(re.match(r'\d*', x)[0] or 0) for x in found.split('.')[:2])
+        if numbers < least:
             return f'{name} of at least {".".join(map(str, least))} (it is {found})'
         return None
     return [x for x in map(lacks, NEEDED) if x], [x for x in map(lacks, ONLY_B) if x]
@@ -44,7 +46,7 @@ def commands(o, without_b):
     parts = {'correct': [*device, *common], 'speed': [*device, *common]}
     if without_b: del parts['speed']
     trainings = ['paradigm_regime', '--tiny', '--limit', '2', '--processes', '1'] if o.tiny else list(TRAININGS)
-    parts['train'] = [*trainings, *common, '--runs', str(o.runs)]
+    parts['train'] = [*trainings, *common, '--runs', str(o.runs), '--device', o.device]
     return {name: arguments for name, arguments in parts.items() if name in o.parts}
 
 
@@ -66,6 +68,11 @@ def main(argv=None):
     if not o.tiny and 'train' in o.parts and not (ROOT/'gpu-data').is_dir():
         print('gpu: there is no folder gpu-data: run make gpu-data where the data folder is, and bring it along', file=sys.stderr)
         return 2
+    if o.device == 'cuda':
+        import torch
+        if not torch.cuda.is_available():
+            print('gpu: torch sees no CUDA device here: --device cpu --tiny shows that the programs run', file=sys.stderr)
+            return 2
     begin, codes = monotonic(), {}
     for name, arguments in commands(o, without_b).items():
         left = o.minutes - (monotonic() - begin)/60
@@ -79,7 +86,7 @@ def main(argv=None):
                               env=os.environ | {'PYTHONPATH': path, 'PYTHONUNBUFFERED': '1'})
         codes[name] = done.returncode
     print(', '.join(f'{name}: {"right" if not code else f"exit code {code}"}' for name, code in codes.items()), f'; {o.out}', flush=True)
-    return max(codes.values(), default=0)
+    return 1 if any(codes.values()) else 0
 
 
 if __name__ == '__main__': sys.exit(main())

@@ -10,6 +10,7 @@ nbs/records/amended.csv names each record.
 """
 import argparse
 import csv
+import hashlib
 import io
 import json
 import sys
@@ -19,7 +20,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 from sfr_repro.core.errors import UserError
-from sfr_repro.core.records import add_record, write_whole
+from sfr_repro.core.records import Record, add_record, write_whole
 from sfr_repro.data.corpus import load_corpus
 
 STALE = '9573051'
@@ -45,33 +46,65 @@ def check_corpus(record, known):
     if there != known[key]: raise UserError(f'{record["id"]}: its corpus is not the one that its setting draws here')
 
 
+def read_lines(paths):
+    "All records of all files, or the first thing that is wrong with them"
+    for path in paths:
+        try: lines = path.read_text().splitlines()
+        except (OSError, UnicodeDecodeError) as e: raise UserError(f'{path}: cannot be read ({e})') from None
+        for number, line in enumerate(lines, 1):
+            try: record = Record.model_validate(json.loads(line))
+            except ValueError as e:
+                first = str(e).splitlines()[0]
+                raise UserError(f'{path}, line {number}: no whole record ({first})') from None
+            if not record.code.commit: raise UserError(f'{path}, line {number}: it names no commit')
+            yield json.loads(line)
+
+
+def check_file(record, folder):
+    "The experiment file that is committed must be the one that the record was made from"
+    path = folder/f'{record["experiment"]["name"]}.toml'
+    found = hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
+    if found != record['experiment']['sha256']:
+        raise UserError(f'{record["id"]}: it was made from another {path.name} than the one here')
+
+
+def write_amended(path, rows):
+    "The list of records without some numbers, with what it held before"
+    before = list(csv.DictReader(path.open())) if path.exists() else []
+    every = {r['record']: r for r in [*before, *rows]}
+    out = io.StringIO()
+    writer = csv.DictWriter(out, ['record', 'commit', 'left out', 'why'], lineterminator='\n')
+    writer.writeheader()
+    writer.writerows(every[k] for k in sorted(every))
+    write_whole(path, out.getvalue().encode())
+
+
 def main(argv=None):
     ask = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     ask.add_argument('files', nargs='+', type=Path)
     ask.add_argument('--to', type=Path, default=ROOT/'nbs/records/runs')
+    ask.add_argument('--experiments', type=Path, default=ROOT/'nbs/experiments')
     o = ask.parse_args(argv)
-    known, kept, amended = {}, 0, []
+    known, kept, amended = {}, [], []
     try:
-        for path in o.files:
-            for line in path.read_text().splitlines():
-                record, changed = without_stale(json.loads(line))
-                check_corpus(record, known)
-                with tempfile.TemporaryDirectory() as folder:
-                    one = Path(folder)/'record.json'
-                    one.write_text(json.dumps(record))
-                    name = add_record(one, o.to).name
-                kept += 1
-                if changed: amended.append({'record': name, 'commit': record['code']['commit'][:7], 'left out': ' '.join(FIELDS), 'why': WHY})
-        if amended:
-            out = io.StringIO()
-            writer = csv.DictWriter(out, list(amended[0]), lineterminator='\n')
-            writer.writeheader()
-            writer.writerows(sorted(amended, key=lambda r: r['record']))
-            write_whole(o.to.parent/'amended.csv', out.getvalue().encode())
+        for record in read_lines(o.files):                      # all of them, before any is kept
+            record, changed = without_stale(record)
+            check_file(record, o.experiments)
+            check_corpus(record, known)
+            kept.append(record)
+            name = f'{record["experiment"]["name"]}-{record["id"]}-s{record["seed"]}.json'
+            if changed: amended.append({'record': name, 'commit': record['code']['commit'][:7],
+                                        'left out': ' '.join(FIELDS), 'why': WHY})
+        if amended: write_amended(o.to.parent/'amended.csv', amended)
+        for record in kept:
+            with tempfile.TemporaryDirectory() as folder:
+                one = Path(folder)/'record.json'
+                one.write_text(json.dumps(record))
+                add_record(one, o.to)
     except UserError as e:
         print(f'collect: {e}', file=sys.stderr)
         return 2
-    print(f'{kept} records kept, {len(amended)} of them without {len(FIELDS)} statistics of each point')
+    print(f'{len(kept)} records kept, {len(amended)} of them without {len(FIELDS)} statistics of each point')
     return 0
 
 

@@ -28,6 +28,10 @@ def write_data(out, sentences=SENTENCES):
     corpus = load_corpus(CORPUS, sentences, seed=SEED, source=source)
     state = code_state()
     if state['dirty']: raise UserError('the tree has uncommitted changes: commit them first, records name a commit')
+    if not state['commit']: raise UserError('no commit is known here: run this in a clone')
+    if out.resolve() == source.root.resolve(): raise UserError(f'{out} is the data folder itself: name another one')
+    if out.exists() and any(out.iterdir()) and not (out/'code.json').is_file():
+        raise UserError(f'{out} holds something else, and it is not replaced: name a new folder')
     shutil.rmtree(out, ignore_errors=True)
     for part in ('corpus', 'sts'): (out/part).mkdir(parents=True)
     with gzip.GzipFile(out/f'corpus/{CORPUS}.txt.gz', 'wb', mtime=0) as f:

@@ -21,7 +21,8 @@ if DATA.is_dir():
     os.environ.setdefault('SFR_CODE', str(DATA/'code.json'))
 from sfr_repro.core.config import load_experiment
 from sfr_repro.core.errors import UserError
-from sfr_repro.core.records import read_record
+from sfr_repro.core.records import read_record, stamped_code
+from sfr_repro.encode.encoder import best_device
 from sfr_repro.results import constants
 from sfr_repro.train.queue import run_all
 
@@ -41,7 +42,8 @@ class Rounds:
         return load_experiment(path)
 
     def __call__(self, outcomes):
-        records = [read_record(o.record) for o in outcomes if o.record and o.name.startswith(PART)]
+        if any(o.state != 'done' for o in outcomes): return ()      # constants are chosen from all tries or from none
+        records = [read_record(o.record) for o in outcomes if o.name.startswith(PART)]
         while self.texts:
             name, make = self.texts.pop(0)
             if text := make(records): return self.write(f'{PART}_{name}.toml', text)
@@ -83,10 +85,14 @@ def main(argv=None):
     ask.add_argument('--out', type=Path, default=Path('runs/gpu'))
     ask.add_argument('--runs', type=Path, help='where the runs go on; default: a folder beside --out')
     ask.add_argument('--limit', type=int, help='only the first runs')
+    ask.add_argument('--device', choices=('cuda', 'cpu'), help='refuse to start on another one')
     ask.add_argument('--tiny', action='store_true', help="four steps on the project's own sentences")
     o = ask.parse_args(argv)
     o.out.mkdir(parents=True, exist_ok=True)
     try:
+        if o.device and o.device != best_device(): raise UserError(f'--device is {o.device}: the trainings would run on {best_device()}')
+        if not o.tiny and (stamp := os.environ.get('SFR_CODE')) and stamped_code(stamp, ROOT)['dirty']:
+            raise UserError(f'the code is not that of {stamp}, so no record would be kept: run make gpu-data again')
         rounds = o.experiments[0] == PART and not o.tiny
         settings = read_settings(o.experiments[:1] if rounds else o.experiments, tiny=o.tiny)[:o.limit]
         follow = Rounds(o.out, o.experiments[1:]) if rounds else None

@@ -154,7 +154,8 @@ def paper_table(
             label = [name, *(f"{k} {constants.get(k)}" for k in varied)]
             seeds = f"{len(runs)} seed{'s'*(len(runs) > 1)}"
             row = {"model":", ".join([*label, seeds, "ours"]), **mean.round(2).to_dict()}
-            if not mean.isna().any(): row["average"] = round(mean.mean(), 2)    # of all seven, or none
+            # The average is of all seven sets, or it is not shown
+            if not mean.isna().any(): row["average"] = round(mean.mean(), 2)
             found.append(row)
     if not found: found = [{"model":f"{', '.join(names)}: no record yet"}]
     beside = published[published.model.isin(rows)][["model",*sets,"average"]]

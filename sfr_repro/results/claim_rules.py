@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Setting', 'SCORES', 'CLAIM_MEASURES', 'SETTING_KEYS', 'SHORT', 'RATES', 'CLAIM_COLUMNS', 'NUMBERS', 'GeometryChange',
-           'Claim', 'NotRun', 'checkpoint_metrics', 'score_values', 'geometry_values', 'fall_values', 'setting_of',
+           'Claim', 'NotRun', 'checkpoint_metrics', 'score_values', 'claimed_change', 'fall_values', 'setting_of',
            'setting_name', 'config_value', 'wanted_value', 'runs_of', 'check_same_inputs', 'claim_differences',
            'side_means', 'read_claims', 'readings_of', 'read_claim', 'single_pairs', 'check_claim', 'judge_claim',
            'claims_table', 'single_claims', 'family_table']
@@ -23,8 +23,7 @@ from ..core.records import Record
 from ..data.sts import STS_SETS
 from ..data.transfer import TRANSFER_SETS
 from .report import records_folder
-from .verdict import check_kind, expected_false, holm
-from .verdict import paired_interval, verdict, verdict_p
+from .verdict import check_kind, expected_false, holm, judge
 
 # %% ../../nbs/results/09_claim_rules.ipynb #dc20abdf
 Setting = str|dict[str,str|float|list[str]]
@@ -105,7 +104,7 @@ def score_values(
     return values
 
 # %% ../../nbs/results/09_claim_rules.ipynb #c91b606a
-def geometry_values(
+def claimed_change(
     claim:Claim, # With `geometry`
     record:Record, # Of a training that measured it along the way
 )->dict[str,float]: # One value, positive where the change is as claimed
@@ -131,7 +130,7 @@ def fall_values(
 
 # %% ../../nbs/results/09_claim_rules.ipynb #51773c36
 CLAIM_MEASURES:dict[str,Callable[[Claim,Record],dict[str,float]]] = {
-    **dict.fromkeys(SCORES, score_values), "geometry":geometry_values, "fall":fall_values}
+    **dict.fromkeys(SCORES, score_values), "geometry":claimed_change, "fall":fall_values}
 
 # %% ../../nbs/results/09_claim_rules.ipynb #bdd62c3d
 SETTING_KEYS = { # Key of a setting -> where a record's config has it
@@ -368,12 +367,8 @@ def judge_claim(
     if claim.measure is None: return row|{"state":"not run", "note":"no function reads its records"}
     try: d = claim_differences(claim, records)
     except NotRun as e: return row|{"state":"not run", "note":str(e)}
-    row |= {"mean":d.mean(), "seeds":d.shape[0], "sets":d.shape[1]}
-    if len(d) == 1: return row|{"state":"exploratory", "note":"one seed"}
-    x = paired_interval(d)
-    state = verdict(x, claim.kind, claim.least, claim.seeds)
-    p = verdict_p(x, claim.kind, claim.least)
-    return row|{"state":state, "low":x.low, "high":x.high, "p":p}
+    if len(d) == 1: row["note"] = "one seed"
+    return row|judge(d, claim.kind, claim.least, claim.seeds)
 
 # %% ../../nbs/results/09_claim_rules.ipynb #8a370ac3
 def claims_table(

@@ -189,5 +189,7 @@ def family_sentence(
     "What chance does in a family, and what holds all the same"
     m,chance = len(p_values), f"{expected_false(len(p_values)):.1f}"
     outside,holding = sum(p < .05 for p in p_values), sum(holm(p_values))
+    found = f"{outside} have p < .05, and {holding} of these hold after Holm's correction (*)."
+    if not outside: found = "None has p < .05."
     return (f"{m} intervals are one family: chance alone would decide up to {chance} of them. "
-        f"{outside} have p < .05, and {holding} of these hold after Holm's correction (*).")
+        f"{found}")

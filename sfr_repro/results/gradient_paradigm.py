@@ -26,7 +26,8 @@ from ..core.checks import autograd_gradient, check_gradient, relative_error, uni
 from ..core.notation import unit_rows
 from ..core.records import Record
 from ..losses.registry import LOSSES, Loss, make_loss
-from .report import sts_scores, summarise, verdict
+from .report import NO_SCORE, sts_scores, summarise
+from .verdict import judge, paired_differences
 
 # %% ../../nbs/results/01_gradient_paradigm.ipynb #e62eca16
 @dataclass(frozen=True, eq=False)
@@ -396,16 +397,22 @@ def let_go(
 # %% ../../nbs/results/01_gradient_paradigm.ipynb #6d39a67d
 def repair_verdicts(
     records:list[Record], # Trained with original and repaired losses
-)->pd.DataFrame: # One row per pair: loss, original, repaired, difference (all x 100), seeds, verdict
+)->pd.DataFrame: # Columns: loss, original, repaired, difference, interval (all x 100), seeds, verdict
     "Paper A's claim, loss by loss"
-    rows = []
+    columns = ["loss","original","repaired","difference","interval","seeds","verdict"]
+    scores = sts_scores(records)
+    names = scores.id.map({r.id:r.config["loss"]["name"] for r in records})
+    rows,sets = [], [c for c in scores if c not in NO_SCORE and not c.startswith("average")]
     for name in ("mhe","mhs","vicreg","barlow_twins"):
-        before,after = (sts_scores([r for r in records if r.config["loss"]["name"]==n]).get("average of 7", pd.Series(dtype=float)) for n in (name, f"{name}_repaired"))
-        seeds = min(len(before), len(after))
+        before,after = (scores[names==n].set_index("seed")[sets] for n in (name,f"{name}_repaired"))
+        seeds = sorted(set(before.index) & set(after.index))
         if not seeds: continue
-        difference,bound = after.mean()-before.mean(), max(.5, 2*math.hypot(before.std(), after.std())) if seeds > 1 else .5
-        rows.append({"loss":name, "original":f"{before.mean():.2f}", "repaired":f"{after.mean():.2f}", "difference":f"{difference:+.2f}", "seeds":seeds, "verdict":verdict(difference, bound)})
-    return pd.DataFrame(rows, columns=["loss","original","repaired","difference","seeds","verdict"])
+        a,b = before.loc[seeds], after.loc[seeds]
+        x = judge(paired_differences(b, a), "difference")
+        interval = f"{x['low']:+.2f} to {x['high']:+.2f}" if len(seeds) > 1 else ""
+        rows.append((name, f"{a.mean(axis=None):.2f}", f"{b.mean(axis=None):.2f}",
+            f"{x['mean']:+.2f}", interval, len(seeds), x["state"]))
+    return pd.DataFrame(rows, columns=columns)
 
 # %% ../../nbs/results/01_gradient_paradigm.ipynb #4e64ccfd
 def sweep_table(

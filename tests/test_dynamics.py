@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from scipy import stats
 from transformers import (
     BertConfig,
     BertModel,
@@ -15,7 +16,7 @@ from transformers import (
     T5Config,
     T5Model,
 )
-from sfr_repro.analysis.dynamics import CLAIMS, claims_table, judge, trajectories
+from sfr_repro.analysis.dynamics import GEOMETRY_CLAIMS, seed_changes, trajectories
 from sfr_repro.analysis.geometry_record import missing_reading, model_names, record_geometry
 from sfr_repro.core.config import load_experiment
 from sfr_repro.core.errors import UserError
@@ -30,6 +31,7 @@ from sfr_repro.results.isotropy import (
     wide_table,
     write_analysis,
 )
+from sfr_repro.results.learning_dynamics import geometry_claims_table, judge_changes
 from sfr_repro.results.report import sts_scores
 from sfr_repro.train.run import run
 
@@ -72,13 +74,14 @@ def test_a_measured_run_has_a_trajectory_of_geometry(watched):
     assert sorted(table.step.unique()) == [0, 2, 4]
     assert set(table.place) == {*(f"layer:{l}" for l in range(5)), "last", "pooled"}
     assert [d.rows for d in record.data if d.name.startswith("geometry/")] == [350]
-    assert {c.measure for c in CLAIMS} <= set(table.measure)
+    assert {c.measure for c in GEOMETRY_CLAIMS} <= set(table.measure)
     at = (table.step == 0) & (table.place == "last") & (table.measure == "anisotropy")
     first = table[at].value.item()
     key = next(k for k in record.trajectory[0].metrics if k.endswith("/layer:4/anisotropy"))
     assert first == record.trajectory[0].metrics[key]
-    claims = claims_table(table)
-    assert set(claims.verdict) <= {"too few seeds", "no room"} and len(claims) == len(CLAIMS)
+    claims = geometry_claims_table(table)
+    assert set(claims.state) == {"exploratory"} and len(claims) == len(GEOMETRY_CLAIMS)
+    assert set(claims.side) == {"one seed"} and claims.low.isna().all() and not claims.holds.any()
 
 def test_training_does_not_feel_that_it_is_measured(watched, tmp_path):
     config, = load_experiment("smoke")
@@ -86,20 +89,27 @@ def test_training_does_not_feel_that_it_is_measured(watched, tmp_path):
     assert plain.metrics == measured.metrics and plain.id != measured.id
     assert not len(trajectories([plain]))
 
-def test_judge_is_the_rule_in_the_notebook():
-    rng, seen = np.random.default_rng(0), set()
+def test_claims_are_judged_by_the_one_rule():
+    "Student's interval of the changes by SciPy, and the words of results/verdict written again"
+    rng, states, sides = np.random.default_rng(0), set(), set()
     for _ in range(400):
-        claim, n = CLAIMS[rng.integers(len(CLAIMS))], rng.integers(1, 6)
-        a, b = rng.uniform(.2, 1, n), rng.uniform(.2, 1, n)*rng.choice([.02, 1])
-        delta = claim.sign*(b-a)/(a.mean() if claim.relative else 1)
-        threshold = max(claim.least, 2*delta.std(ddof=1)) if n > 1 else np.inf
-        if a.mean() >= claim.top: word = "no room"
-        elif n < 3: word = "too few seeds"
-        elif delta.mean() > threshold: word = "supported"
-        else: word = "contradicted" if delta.mean() < -threshold else "undecided"
-        assert judge(claim, a, b).word == word
-        seen.add(word)
-    assert seen >= {"supported", "contradicted", "undecided", "too few seeds"}
+        claim, n = GEOMETRY_CLAIMS[rng.integers(len(GEOMETRY_CLAIMS))], int(rng.integers(2, 8))
+        a = rng.uniform(.2, 1, n)
+        b = a + rng.choice([-.3, 0, .3]) + rng.choice([1e-4, .2])*rng.normal(size=n)
+        d = claim.sign*(b-a)/(a if claim.relative else 1)
+        low, high = stats.ttest_1samp(d, 0).confidence_interval(.95)
+        if low > 0 and d.mean() >= claim.least: word, side = "supported", "as claimed"
+        elif high < 0 and d.mean() <= -claim.least: word, side = "contradicted", "opposite"
+        elif max(-low, high) <= claim.least: word, side = "no difference", "within least"
+        else: word, side = "undecided", "open"
+        row = judge_changes(claim, seed_changes(claim, a, b))
+        assert row["state"] == (word if n >= 5 else "exploratory") and row["side"] == side
+        np.testing.assert_allclose(sorted((claim.sign*row["low"], claim.sign*row["high"])),
+                                   (low, high), rtol=1e-9)
+        states.add(row["state"])
+        sides.add(side)
+    assert states == {"supported", "contradicted", "no difference", "undecided", "exploratory"}
+    assert sides == {"as claimed", "opposite", "within least", "open"}
 
 def test_analyse_two_models_by_path(tiny, tmp_path):
     page = analyse(tiny/"new", against=tiny/"old", source="embedded", out=tmp_path)
@@ -115,7 +125,9 @@ def test_analyse_two_models_by_path(tiny, tmp_path):
     for t in token_table(old).itertuples():
         assert by[t.token].before == t.value and by[t.token].contexts >= 5
     assert len(shifts) == len(token_table(old)) > 50 and (np.diff(shifts.value) >= 0).all()
-    assert len(before_after([old], [new])) == len(CLAIMS)
+    claims = before_after([old], [new])
+    assert len(claims) == len(GEOMETRY_CLAIMS) and set(claims.state) == {"exploratory"}
+    assert "exploratory" in text and "supported" not in text and "contradicted" not in text
     assert not len(sts_scores([old, new]))                      # the other tables are not disturbed
     assert set(metrics_table([old, new]).task) == {"geometry"}
 

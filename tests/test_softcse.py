@@ -13,7 +13,7 @@ from sfr_repro.encode.piece_vectors import ppmi_vectors
 from sfr_repro.encode.teachers import frozen_teacher, self_teacher, teacher_vectors
 from sfr_repro.losses.registry import make_loss
 from sfr_repro.losses.softcse import softcse_temperature_energy, softcse_weight_energy
-from sfr_repro.results.softcse import comparable_runs, summary, variant, verdicts
+from sfr_repro.results.softcse import comparable_runs, comparison_table, summary, variant
 from sfr_repro.train.run import run
 
 pytestmark = pytest.mark.once                              # own sentences only
@@ -42,7 +42,9 @@ def test_variants_train_from_their_settings(cache, tmp_path):
     assert variant(third).startswith('W4, teacher ') and len(list(cache.glob('*.vectors'))) == 2
     assert len({r.trajectory[-1].loss for r in (first, second, third)}) == 3
     runs = comparable_runs([first, second, third])
-    assert len(runs) == 3 and set(verdicts(runs).verdict) == {'no InfoNCE run to compare with'} and 'there is no verdict' in summary(runs)
+    table = comparison_table(runs)
+    assert len(table) == 3 and set(table['over InfoNCE']) == {'no InfoNCE run with its seeds'}
+    assert set(table.state) == {''} and 'there is no verdict' in summary(runs)
 
 def test_one_similarity_for_all_is_infonce(tmp_path):
     "A teacher that says nothing: the same loss to the last bit, from the trainer's own way of asking"

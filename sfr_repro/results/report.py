@@ -4,8 +4,7 @@
 
 # %% auto #0
 __all__ = ['NO_SCORE', 'records_folder', 'loss_label', 'label', 'inputs', 'sts_scores', 'summarise', 'published_sts',
-           'as_markdown', 'smoke_level', 'headline', 'sts_figure', 'as_png', 'picture', 'html_page', 'verdict',
-           'html_report']
+           'as_markdown', 'smoke_level', 'headline', 'sts_figure', 'as_png', 'picture', 'html_page', 'html_report']
 
 # %% ../../nbs/results/00_report.ipynb #5e117f31
 import base64
@@ -165,14 +164,6 @@ def html_page(
     "One page in the project's style"
     style = "body{font:16px/1.5 sans-serif;max-width:70rem;margin:2rem auto;padding:0 1rem}table{border-collapse:collapse;font-size:.85rem}td,th{padding:.25rem .6rem;text-align:right;border-bottom:1px solid #ddd}td:first-child,th:first-child{text-align:left}img{max-width:100%}"
     return f'<!doctype html><html lang="en"><meta charset="utf-8"><title>sfr_repro: {escape(title)}</title><style>{style}</style><body>{"".join(parts)}</body></html>'
-
-# %% ../../nbs/results/00_report.ipynb #665edfca
-def verdict(
-    difference:float, # What is claimed to be above 0
-    bound:float, # Least difference that decides
-)->str: # "supported", "contradicted" or "undecided"
-    "The word for a difference"
-    return "supported" if difference > bound else "contradicted" if difference < -bound else "undecided"
 
 # %% ../../nbs/results/00_report.ipynb #46c75c38
 def html_report(

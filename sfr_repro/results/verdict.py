@@ -4,12 +4,13 @@
 
 # %% auto #0
 __all__ = ['VERDICT_KINDS', 'STATES', 'paired_differences', 'Interval', 'two_sided_p', 'paired_interval', 'check_differences',
-           'verdict', 'check_kind', 'verdict_p', 'expected_false', 'holm']
+           'verdict', 'check_kind', 'verdict_p', 'judge', 'expected_false', 'holm', 'family_sentence']
 
 # %% ../../nbs/results/07_verdict.ipynb #965ed47a
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 import numpy as np
 from scipy.special import stdtr, stdtrit
 
@@ -140,6 +141,24 @@ def verdict_p(
     if kind == "order": return interval.against(least)
     return max(interval.against(-least), interval.against(least))
 
+# %% ../../nbs/results/07_verdict.ipynb #a2f79e67
+def judge(
+    d:np.ndarray, # Differences, `(seeds,)` or `(seeds, sets)`, positive where the claim wants it
+    kind:str, # One of `VERDICT_KINDS`
+    least:float=.5, # As in `verdict`
+    seeds:int=5, # Seeds that a verdict needs
+)->dict[str,Any]: # state, mean, low, high, p (NaN for one seed), seeds, sets
+    "Word, mean and interval of one claim"
+    d = np.asarray(d, float)
+    n,S = len(d), d.shape[1] if d.ndim == 2 else 1
+    if n == 1:
+        check_kind(kind, least)
+        known = {"state":"exploratory", "mean":float(d.mean()), "seeds":n, "sets":S}
+        return known | dict.fromkeys(("low","high","p"), math.nan)
+    x = paired_interval(d)
+    return {"state":verdict(x, kind, least, seeds), "mean":x.mean, "low":x.low, "high":x.high,
+        "p":verdict_p(x, kind, least), "seeds":n, "sets":S}
+
 # %% ../../nbs/results/07_verdict.ipynb #54d2f24f
 def expected_false(
     m:int, # Claims of the family that an interval decides
@@ -162,3 +181,15 @@ def holm(
         if p_values[k] > level/(len(p_values)-passed): break
         holds[k] = True
     return holds
+
+# %% ../../nbs/results/07_verdict.ipynb #e0d38796
+def family_sentence(
+    p_values:Sequence[float], # Of all claims of a family that have an interval
+)->str: # For a page
+    "What chance does in a family, and what holds all the same"
+    m,chance = len(p_values), f"{expected_false(len(p_values)):.1f}"
+    outside,holding = sum(p < .05 for p in p_values), sum(holm(p_values))
+    found = f"{outside} have p < .05, and {holding} of these hold after Holm's correction (*)."
+    if not outside: found = "None has p < .05."
+    return (f"{m} intervals are one family: chance alone would decide up to {chance} of them. "
+        f"{found}")

@@ -218,3 +218,24 @@ def test_stale_statistics_are_left_out_once(program):
     def record(commit): return {'code': {'commit': commit}, 'trajectory': [{'metrics': {'pos_cos': 1., 'dev': .5}}]}
     assert collect.without_stale(record('9573051aaa')) == ({'code': {'commit': '9573051aaa'}, 'trajectory': [{'metrics': {'dev': .5}}]}, True)
     assert collect.without_stale(record('1234567aaa')) == (record('1234567aaa'), False)
+
+
+@pytest.mark.once
+def test_only_records_of_the_corpus_that_their_setting_draws_are_collected(program, monkeypatch):
+    "The sample follows sample_seed where the setting has one, else the run's seed"
+    from sfr_repro.core.notation import UserError
+    collect = program('collect')
+    class Drawn(str):
+        def describe(self): return {'sha256': str(self)}
+    def drawn(names, sentences, *, seed): return Drawn(f'{names[0]} {sentences} {seed}')
+    monkeypatch.setattr(collect, 'load_corpus', drawn)
+    def check(found, **data):
+        config = {'data': {'corpus': ['wiki'], **data}}
+        there = [{'name': 'sts/dev', 'sha256': ''}, {'name': 'corpus/wiki', 'sha256': found}]
+        collect.check_corpus({'id': 'x', 'seed': 3, 'config': config, 'data': there}, {})
+    check('wiki 9 3', sentences=9)
+    check('wiki 9 0', sentences=9, sample_seed=0)
+    check('wiki None 3')                            # all of it
+    for found, data in (('wiki 9 0', {}), ('wiki 9 3', {'sample_seed': 0})):
+        with pytest.raises(UserError, match='x: its corpus is not the one'):
+            check(found, sentences=9, **data)

@@ -293,9 +293,10 @@ def training_arguments(
     "The trainer's settings"
     cpu = not torch.cuda.is_available()
     shared = {"accelerator_config":{"split_batches":True}, "ddp_find_unused_parameters":unused, "ddp_broadcast_buffers":False} if processes else {}
+    schedule = "constant_with_warmup" if train.schedule=="constant" else train.schedule
     return TrainingArguments(output_dir=str(folder), seed=seed, data_seed=seed, use_cpu=cpu, bf16=resolve_precision(train.precision, "cpu" if cpu else "cuda")=="bf16",
         per_device_train_batch_size=train.batch, max_steps=train.steps or -1, num_train_epochs=train.epochs or 1., dataloader_drop_last=True,
-        learning_rate=train.lr, lr_scheduler_type=train.schedule, warmup_steps=train.warmup, weight_decay=train.weight_decay,
+        learning_rate=train.lr, lr_scheduler_type=schedule, warmup_steps=train.warmup, weight_decay=train.weight_decay,
         max_grad_norm=train.clip or math.inf, logging_strategy="no", save_strategy="no", save_total_limit=2, remove_unused_columns=False, logging_nan_inf_filter=False, report_to=[], **shared)
 
 # %% ../../nbs/train/00_trainer.ipynb #8c3ba8c7

@@ -40,7 +40,7 @@ def without_stale(record):
 def check_corpus(record, known):
     "The corpus of the record must be what its setting draws here"
     data = record['config']['data']
-    key = tuple(data['corpus']), data['sentences'], data.get('sample_seed', record['seed'])
+    key = tuple(data['corpus']), data.get('sentences'), data.get('sample_seed', record['seed'])
     if key not in known: known[key] = load_corpus(key[0], key[1], seed=key[2]).describe()['sha256']
     there = next(d['sha256'] for d in record['data'] if d['name'].startswith('corpus/'))
     if there != known[key]: raise UserError(f'{record["id"]}: its corpus is not the one that its setting draws here')

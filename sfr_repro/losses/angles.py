@@ -25,13 +25,15 @@ def fan(
     rest:float=70., # Angle of the others, degrees
     B:int=128, # Rows; row 0 is the anchor
     turn:bool=True, # Rotate all vectors by one random rotation
-)->tuple[Tensor,Tensor,Tensor]: # `h`, `h_pos`, each `(B, B+1)`, and the direction from the anchor to its positive, `(B+1,)`
+)->tuple[Tensor,Tensor,Tensor]: # `h`, `h_pos`, `(B, B+1)` each; anchor to positive, `(B+1,)`
     "An anchor whose positive and negatives stand at given angles"
     angles = torch.tensor([hardest]+[rest]*(B-2), dtype=torch.float64).deg2rad()
     h = torch.zeros(B, B+1, dtype=torch.float64); h[0,0] = 1
     h[1:,0] = angles.cos(); h[1:,2:] = angles.sin().diag()
-    h_pos = h.clone(); h_pos[0,0],h_pos[0,1] = math.cos(math.radians(theta)), math.sin(math.radians(theta))
-    axes = torch.linalg.qr(unit(B+1, B+1, seed=0))[0] if turn else torch.eye(B+1, dtype=torch.float64)
+    h_pos,radians = h.clone(), math.radians(theta)
+    h_pos[0,0],h_pos[0,1] = math.cos(radians), math.sin(radians)
+    axes = torch.eye(B+1, dtype=torch.float64)
+    if turn: axes = torch.linalg.qr(unit(B+1, B+1, seed=0))[0]
     return h@axes, h_pos@axes, axes[1]
 
 # %% ../../nbs/losses/15_angles.ipynb #08d59052
@@ -40,8 +42,8 @@ def over_angle(
     angles:Iterable[float]=range(1,90,2), # Angles of the positive, degrees
     turn:bool=True, # As in `fan`
     names:Iterable[str]=tuple(LOSSES), # Which losses
-)->pd.DataFrame: # Columns: loss, angle, push (of its largest), share (of the hardest negative), ratio
-    "The components of every loss while the positive swings"
+)->pd.DataFrame: # Columns: loss, angle, push, share, ratio
+    "Push over its largest, the hardest negative's share of it, and ratio, by angle of the positive"
     rows = []
     for theta in angles:
         h,h_pos,towards = fan(theta, hardest, turn=turn)
@@ -52,7 +54,9 @@ def over_angle(
             rows.append((name, theta, c.dissipation[0].item(), c.weight[0,1].item(), ratio.item()))
     table = pd.DataFrame(rows, columns=["loss","angle","push","share","ratio"])
     largest = table.push.abs().groupby(table.loss).transform("max")
-    return table.assign(push=(table.push/largest).where(largest > 0, 0.), share=table["share"].where(table.push != 0), ratio=table.ratio.where(table.push != 0))
+    on = table.push != 0
+    push = (table.push/largest).where(largest > 0, 0.)
+    return table.assign(push=push, share=table["share"].where(on), ratio=table.ratio.where(on))
 
 # %% ../../nbs/losses/15_angles.ipynb #09920ca6
 COLOURS = sns.color_palette("colorblind", 8)
@@ -65,26 +69,35 @@ def paradigm_figure(
     titles:tuple[str,str]=("60°","45°"), # The two angles
 )->Figure: # Rows: push far, push near, share near, ratio near; columns: `GROUPS`
     "Dissipation, weight and ratio of every loss, side by side"
-    fig,axes = plt.subplots(4, len(GROUPS), figsize=(11.5,9.8), dpi=80, layout="constrained", sharex=True)
-    rows = (far,"push",f"push, hardest at {titles[0]}"), (near,"push",f"push, hardest at {titles[1]}"), (near,"share",f"share, hardest at {titles[1]}"), (near,"ratio",f"ratio, hardest at {titles[1]}")
+    fig,axes = plt.subplots(4, len(GROUPS), figsize=(11.5,9.8), dpi=80, layout="constrained",
+        sharex=True)
+    rows = [(far,"push",f"push, hardest at {titles[0]}")]
+    rows += [(near,what,f"{what}, hardest at {titles[1]}") for what in ("push","share","ratio")]
+    limits = {"push":dict(ylim=(-.05,1.08)), "share":dict(ylim=(-.05,1.08)),
+        "ratio":dict(yscale="log", ylim=(.05,30))}
     for column,(group,names) in enumerate(GROUPS.items()):
         for row,(table,what,label) in enumerate(rows):
             ax = axes[row,column]
             for n,name in enumerate(names):
                 t = table[table.loss==name]
-                ax.plot(t.angle, t[what].round(6), label=name, color=COLOURS[n], linestyle=DASHES[n], linewidth=4-2.2*n/max(len(names)-1,1))
+                width = 4-2.2*n/max(len(names)-1, 1)
+                ax.plot(t.angle, t[what].round(6), label=name, color=COLOURS[n],
+                    linestyle=DASHES[n], linewidth=width)
             ax.set(ylabel=label if column==0 else "", xlim=(0,90), xticks=range(0,91,15))
             if group=="textbook forms": continue
-            ax.set(**{"push":dict(ylim=(-.05,1.08)), "share":dict(ylim=(-.05,1.08)), "ratio":dict(yscale="log", ylim=(.05,30))}[what])
-        axes[0,column].set_title(group); axes[3,column].set_xlabel("angle of the positive (degrees)")
-        axes[3,column].legend(loc="upper center", bbox_to_anchor=(.5,-.32), frameon=False, handlelength=4)
+            ax.set(**limits[what])
+        axes[0,column].set_title(group)
+        axes[3,column].set_xlabel("angle of the positive (degrees)")
+        axes[3,column].legend(loc="upper center", bbox_to_anchor=(.5,-.32), frameon=False,
+            handlelength=4)
     return fig
 
 # %% ../../nbs/losses/15_angles.ipynb #9e4e2771
 def let_go(
     table:pd.DataFrame, # As `over_angle` gives it
     left:float=.01, # Share of the largest push
-)->pd.Series: # loss -> degrees, the largest angle up to which the push is below `left`; 0 for never
-    "The angle of the positive at which each loss has let go"
+)->pd.Series: # loss -> degrees; 0 for never
+    "The largest angle of the positive up to which the push is below `left`"
     below = lambda t: t.angle[(t.push.abs() >= left).cumsum() == 0].max()
-    return table.sort_values("angle").groupby("loss", sort=False)[["angle","push"]].apply(below).fillna(0).astype(int)
+    by_loss = table.sort_values("angle").groupby("loss", sort=False)[["angle","push"]]
+    return by_loss.apply(below).fillna(0).astype(int)

@@ -24,7 +24,8 @@ def main(argv=None):
     ask.add_argument('--force', action='store_true',
                      help='on a busy machine too; then nothing is kept')
     ask.add_argument('--small', action='store_true',
-                     help="a minute on the project's own sentences, to see that it runs; nothing is kept")
+                     help="a minute on the project's own sentences, to see that it runs; "
+                          'nothing is kept')
     o = ask.parse_args(argv)
     given = {k: tuple(v) if isinstance(v, list) else v for k, v in vars(o).items()
              if k in ('models', 'batches', 'rounds') and v is not None}

@@ -1,7 +1,8 @@
-"""README.md from nbs/index.ipynb, by nbconvert, with Quarto installed or not. `make readme` runs it.
+"""README.md from nbs/index.ipynb by nbconvert, with Quarto installed or not: `make readme`.
 
-As on the site, cells marked `#| hide`, `#| export` or `#| default_exp` are left out, `#| echo: false` hides the code and
-`#| output: false` the output. Tables come as Markdown; pictures and coloured text stay on the site.
+As on the site, cells marked `#| hide`, `#| export` or `#| default_exp` are left out,
+`#| echo: false` hides the code and `#| output: false` the output. Tables come as Markdown; pictures
+and coloured text stay on the site.
 """
 import re
 from pathlib import Path

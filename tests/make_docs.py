@@ -114,7 +114,7 @@ def katex_home(version):
     return Path(sys.prefix)/'share'/f'katex-{version}'
 
 def katex():
-    "The folder with KaTeX, fetched once an environment; None, after a sentence, if it cannot be had"
+    "The folder with KaTeX, fetched once an environment; None, after one sentence, if there is none"
     version, home = setting('katex'), katex_home(setting('katex'))
     if home.is_dir(): return home
     if not shutil.which('npm'):

@@ -1,12 +1,12 @@
 """Take the records that came back from a GPU, one a line, into nbs/records/runs.
 
-`python tests/gpu/collect.py FILE.jsonl` checks each record as `sfr-repro records add` does, and beside
-that: the corpus must be the one that the experiment names, drawn from the data folder here.
+`python tests/gpu/collect.py FILE.jsonl` checks each record as `sfr-repro records add` does, and
+beside that: the corpus must be the one that the experiment names, drawn from the data folder here.
 
-Records of commit 9573051 have seven numbers at each point of the trajectory that describe the first batch
-and not the last one (the pass that checked a replayed step had left its views in place). Scores, losses,
-learning rates and gradient norms are right. These numbers are left out here, before the records are kept;
-nbs/records/amended.csv names each record.
+Records of commit 9573051 have seven numbers at each point of the trajectory that describe the first
+batch and not the last one (the pass that checked a replayed step had left its views in place).
+Scores, losses, learning rates and gradient norms are right. These numbers are left out here, before
+the records are kept; nbs/records/amended.csv names each record.
 """
 import argparse
 import csv
@@ -23,7 +23,8 @@ from sfr_repro.core.records import add_record, write_whole
 from sfr_repro.data.corpus import load_corpus
 
 STALE = '9573051'
-FIELDS = ('pos_cos', 'neg_cos', 'alignment', 'uniformity', 'mean_norm', 'dissipation', 'active_share')
+FIELDS = ('pos_cos', 'neg_cos', 'alignment', 'uniformity', 'mean_norm', 'dissipation',
+          'active_share')
 WHY = 'statistics of the last batch were those of the first one'
 
 
@@ -42,7 +43,8 @@ def check_corpus(record, known):
     key = tuple(data['corpus']), data['sentences'], data.get('sample_seed', record['seed'])
     if key not in known: known[key] = load_corpus(key[0], key[1], seed=key[2]).describe()['sha256']
     there = next(d['sha256'] for d in record['data'] if d['name'].startswith('corpus/'))
-    if there != known[key]: raise UserError(f'{record["id"]}: its corpus is not the one that its setting draws here')
+    if there != known[key]:
+        raise UserError(f'{record["id"]}: its corpus is not the one that its setting draws here')
 
 
 def main(argv=None):
@@ -61,7 +63,10 @@ def main(argv=None):
                     one.write_text(json.dumps(record))
                     name = add_record(one, o.to).name
                 kept += 1
-                if changed: amended.append({'record': name, 'commit': record['code']['commit'][:7], 'left out': ' '.join(FIELDS), 'why': WHY})
+                if not changed: continue
+                commit = record['code']['commit'][:7]
+                amended.append({'record': name, 'commit': commit, 'left out': ' '.join(FIELDS),
+                                'why': WHY})
         if amended:
             out = io.StringIO()
             writer = csv.DictWriter(out, list(amended[0]), lineterminator='\n')
@@ -71,7 +76,8 @@ def main(argv=None):
     except UserError as e:
         print(f'collect: {e}', file=sys.stderr)
         return 2
-    print(f'{kept} records kept, {len(amended)} of them without {len(FIELDS)} statistics of each point')
+    print(f'{kept} records kept, {len(amended)} of them without {len(FIELDS)} statistics of '
+          'each point')
     return 0
 
 

@@ -1,8 +1,9 @@
 """`make gpu-data`: one ignored folder with all that `make gpu` needs beside the tracked files.
 
-It holds the training sentences that paper A's experiments draw (128,000 of wiki_2014, sample 0), the
-STS sets, and a stamp: the commit and a hash of the code, so that records made where there is no git
-are accepted as clean. The folder is a data folder like any other; a machine without network reads it.
+It holds the training sentences that paper A's experiments draw (128,000 of wiki_2014, sample 0),
+the STS sets, and a stamp: the commit and a hash of the code, so that records made where there is no
+git are accepted as clean. The folder is a data folder like any other; a machine without network
+reads it.
 """
 import argparse
 import gzip
@@ -27,7 +28,9 @@ def write_data(out, sentences=SENTENCES):
     source = resolve('folder')
     corpus = load_corpus(CORPUS, sentences, seed=SEED, source=source)
     state = code_state()
-    if state['dirty']: raise UserError('the tree has uncommitted changes: commit them first, records name a commit')
+    if state['dirty']:
+        raise UserError('the tree has uncommitted changes: commit them first, '
+                        'records name a commit')
     shutil.rmtree(out, ignore_errors=True)
     for part in ('corpus', 'sts'): (out/part).mkdir(parents=True)
     with gzip.GzipFile(out/f'corpus/{CORPUS}.txt.gz', 'wb', mtime=0) as f:
@@ -49,7 +52,8 @@ def main(argv=None):
         print(f'gpu-data: {e}', file=sys.stderr)
         return 2
     size = sum(p.stat().st_size for p in o.out.rglob('*') if p.is_file())
-    print(f'{o.out}: {said["corpus"]["rows"]:,} sentences, {len(STS_SETS)} STS sets, commit {said["commit"][:7]}, '
+    print(f'{o.out}: {said["corpus"]["rows"]:,} sentences, {len(STS_SETS)} STS sets, '
+          f'commit {said["commit"][:7]}, '
           f'{size/1e6:.1f} MB')
     return 0
 

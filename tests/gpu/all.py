@@ -2,8 +2,8 @@
 
 Part (a) checks that losses, encoder, steps and resuming are right on the card (correct.py).
 Part (b) measures a training step against sentence-transformers (speed.py). Part (c) trains paper
-A's settings (train.py). What comes first is worth most; whatever the time leaves out, the same command
-goes on with.
+A's settings (train.py). What comes first is worth most; whatever the time leaves out, the same
+command goes on with.
 No network is used. `make gpu-data`, run where the data is, writes the folder that part (c) reads.
 """
 import argparse

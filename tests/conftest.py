@@ -1,4 +1,4 @@
-"What the tests share. `make check-package` and `make check-offline` run them with the data folder and without."
+"What the tests share. `make check-package` runs them with the data, `make check-offline` without."
 import configparser
 import os
 import subprocess
@@ -7,15 +7,17 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))           # the package of this folder, also where another copy is installed
+sys.path.insert(0, str(ROOT))       # the package of this folder, where another is installed too
 
 def pytest_configure(config):
-    config.addinivalue_line('markers', 'once: looks at neither data nor network, so `make check-offline` leaves it out')
+    why = 'looks at neither data nor network, so `make check-offline` leaves it out'
+    config.addinivalue_line('markers', f'once: {why}')
 
 def files_of_the_repo():
     "Each file that git tracks or would track: what a clone of the next commit holds"
-    out = subprocess.run(['git', 'ls-files', '-co', '--exclude-standard', '-z'], cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    return sorted({ROOT/o for o in out.split('\0') if o and (ROOT/o).is_file()})
+    command = ['git', 'ls-files', '-co', '--exclude-standard', '-z']
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    return sorted({ROOT/o for o in done.stdout.split('\0') if o and (ROOT/o).is_file()})
 
 @pytest.fixture(scope='session')
 def repo_files(): return files_of_the_repo()
@@ -29,15 +31,16 @@ def settings():
 
 @pytest.fixture(scope='session')
 def data_folder():
-    "The folder with real sentences, found as the package finds it: SFR_DATA, else ../shared/data; skips without it"
+    "The folder with real sentences: SFR_DATA, else ../shared/data, as in the package; else a skip"
     named = os.environ.get('SFR_DATA')
     folder = Path(named) if named else ROOT.parent/'shared/data'
     if named == 'none' or not folder.is_dir(): pytest.skip('no data folder')
     return folder
 
 def quiet(cwd, **env):
-    "Arguments for a subprocess that must not see this repo: another folder, no PYTHONPATH, nothing of a make around it"
-    hidden = ('PYTHONPATH', 'PYTHONHOME', 'VIRTUAL_ENV', 'MAKEFLAGS', 'MAKELEVEL', 'MFLAGS', 'SFR_RUNS')
+    "For a subprocess that must not see this repo: another folder, no PYTHONPATH, no make around it"
+    hidden = ('PYTHONPATH', 'PYTHONHOME', 'VIRTUAL_ENV', 'MAKEFLAGS', 'MAKELEVEL', 'MFLAGS',
+              'SFR_RUNS')
     return dict(cwd=cwd, env={k: v for k, v in os.environ.items() if k not in hidden} | env,
                 text=True, capture_output=True, stdin=subprocess.DEVNULL)
 

@@ -1,7 +1,8 @@
-"""README.md from nbs/index.ipynb, by nbconvert, with Quarto installed or not. `make readme` runs it.
+"""README.md from nbs/index.ipynb by nbconvert, with Quarto installed or not: `make readme`.
 
-As on the site, cells marked `#| hide`, `#| export` or `#| default_exp` are left out, `#| echo: false` hides the code and
-`#| output: false` the output. Tables come as Markdown; pictures and coloured text stay on the site.
+As on the site, cells marked `#| hide`, `#| export` or `#| default_exp` are left out,
+`#| echo: false` hides the code and `#| output: false` the output. Tables come as Markdown; pictures
+and coloured text stay on the site.
 """
 import re
 from pathlib import Path
@@ -19,7 +20,9 @@ def directives(source):
 def text_only(output):
     "Keep Markdown, or else plain text; None for a picture"
     data = output.get('data')
-    if data is None: return output if output.output_type == 'stream' and output.name == 'stdout' else None
+    if data is None:
+        printed = output.output_type == 'stream' and output.name == 'stdout'
+        return output if printed else None
     if any(k.startswith('image/') for k in data): return None
     best = next((k for k in TEXT if k in data), None)
     if best is None: return None
@@ -32,8 +35,10 @@ def visible(cells):
         if cell.cell_type == 'code':
             found, cell.source = directives(cell.source)
             if any(d == h or d.startswith(h + ' ') for d in found for h in HIDDEN): continue
-            cell.outputs = [] if 'output: false' in found else [o for o in map(text_only, cell.outputs) if o is not None]
-            if 'echo: false' in found or not cell.source: cell.metadata['transient'] = {'remove_source': True}
+            texts = [o for o in map(text_only, cell.outputs) if o is not None]
+            cell.outputs = [] if 'output: false' in found else texts
+            if 'echo: false' in found or not cell.source:
+                cell.metadata['transient'] = {'remove_source': True}
             if not cell.outputs and (not cell.source or 'echo: false' in found): continue
         yield cell
 
@@ -51,7 +56,7 @@ def readme():
     from nbconvert import MarkdownExporter
     nb = nbformat.read(ROOT/'nbs/index.ipynb', as_version=4)
     nb.cells = list(visible(nb.cells))
-    nb.metadata['language_info'] = {'name': 'python'}           # nbdev_clean drops it; the fences need it
+    nb.metadata['language_info'] = {'name': 'python'}   # nbdev_clean drops it; the fences need it
     exporter = MarkdownExporter()
     exporter.display_data_priority = list(TEXT)
     exporter.exclude_input_prompt = exporter.exclude_output_prompt = True

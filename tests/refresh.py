@@ -1,7 +1,8 @@
-"""Run notebooks again and store their outputs: `make refresh`, or `make refresh NB=nbs/losses/00_infonce.ipynb`.
+"""Run notebooks again and store their outputs: `make refresh`, with `NB=nbs/...ipynb` only one.
 
-Cells with a flag of settings.ini (`slow`, `gpu`) are not run and keep the outputs they have. Each notebook has a
-process of its own, so none sees another's seeds, styles or imports, and the same notebook gives the same bytes twice.
+Cells with a flag of settings.ini (`slow`, `gpu`) are not run and keep the outputs they have. Each
+notebook has a process of its own, so none sees another's seeds, styles or imports, and the same
+notebook gives the same bytes twice.
 A notebook with a failing cell is left as it was, and the exit code is 1.
 """
 import multiprocessing
@@ -21,17 +22,20 @@ def refresh(fn):
     from nbdev.process import NBProcessor
     os.chdir(ROOT)
     flags = set(get_config().tst_flags.split())
-    parsed = NBProcessor(fn, process=True).nb.cells             # the directives of each cell, in a copy
-    skips = [c.cell_type != 'code' or bool(flags & set(getattr(c, 'directives_', None) or {})) for c in parsed]
+    parsed = NBProcessor(fn, process=True).nb.cells     # the directives of each cell, in a copy
+    flagged = lambda cell: bool(flags & set(getattr(cell, 'directives_', None) or {}))
+    skips = [c.cell_type != 'code' or flagged(c) for c in parsed]
     skip = iter(skips)
-    nb, shell = read_nb(fn), CaptureShell(fn, mpl_format='png')   # dpi as the cell says, not doubled
+    # dpi as the cell says, not doubled
+    nb, shell = read_nb(fn), CaptureShell(fn, mpl_format='png')
     for cell, skipped in zip(nb.cells, skips, strict=True):
-        if not skipped: cell.outputs = []                       # a cell that prints nothing now keeps nothing of before
+        if not skipped: cell.outputs = []       # one that prints nothing keeps nothing of before
     try:
-        with working_directory(fn.parent): shell.run_all(nb, exc_stop=True, preproc=lambda cell: next(skip))
+        with working_directory(fn.parent):
+            shell.run_all(nb, exc_stop=True, preproc=lambda cell: next(skip))
     except Exception: return shell.prettytb(fname=fn)
     clean_nb(nb)
-    tmp = fn.with_name(f'.{fn.name}.tmp')                       # nothing half-written under the notebook's name
+    tmp = fn.with_name(f'.{fn.name}.tmp')       # nothing half-written under the notebook's name
     write_nb(nb, tmp)
     os.replace(tmp, fn)
 
@@ -41,8 +45,9 @@ def main(args):
     if missing: sys.exit(f'make: {missing[0]} is not a notebook')
     failed = 0
     with multiprocessing.get_context('spawn').Pool(2, maxtasksperchild=1) as pool:
-        for fn, wrong in zip(names, pool.imap(refresh, names, chunksize=1)):
-            print(f'{"FAILED   " if wrong else "refreshed"} {os.path.relpath(fn, ROOT)}', flush=True)
+        for fn, wrong in zip(names, pool.imap(refresh, names, chunksize=1), strict=True):
+            done = 'FAILED   ' if wrong else 'refreshed'
+            print(f'{done} {os.path.relpath(fn, ROOT)}', flush=True)
             if wrong: failed += 1; print(wrong, file=sys.stderr)
     return min(failed, 1)
 

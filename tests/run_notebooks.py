@@ -15,7 +15,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-HANG = 30*60                        # seconds for one cell; the slowest takes half a minute on two cores
+HANG = 30*60        # seconds for one cell; the slowest takes half a minute on two cores
 WORKERS = 2
 
 def run(notebook, send):
@@ -85,7 +85,7 @@ def run_all(notebooks, hang=HANG, workers=WORKERS):
                 r.read()
                 wrong = None if r.passed else 'failed'
                 if not r.ended and time.monotonic() - r.heard > hang:
-                    wrong = f'was ended: no cell has ended for {hang:.0f} s, and it was in "{r.cell}"'
+                    wrong = f'was ended: no cell ended for {hang:.0f} s, and it was in "{r.cell}"'
                     r.kill()
                 if r.ended:
                     r.process.join()

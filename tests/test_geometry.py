@@ -57,8 +57,9 @@ def rectangle(encoder, sentences, layers):
     x, mask = pad_ids(ids, encoder.tokenizer.pad_token_id)
     with torch.no_grad():
         outs = [encoder.model(input_ids=a, attention_mask=m, output_hidden_states=True)
-                for a, m in zip(x.split(64), mask.split(64))]
-    whole = [torch.cat(layer).double() for layer in zip(*(o.hidden_states for o in outs))]
+                for a, m in zip(x.split(64), mask.split(64), strict=True)]
+    states = [o.hidden_states for o in outs]
+    whole = [torch.cat(layer).double() for layer in zip(*states, strict=True)]
     return x, mask, {l: whole[l] for l in layers}
 
 def mean_pair(v):
@@ -91,7 +92,7 @@ def check_against_tables(encoder, sentences, layers, reading, tolerance):
             assert g.contexts[k] == at.sum() and abs(found - mean_pair(H[at])) < tolerance
             seen += 1
         assert seen == (g.contexts > 1).sum()
-        rows = [h[m] for h, m in zip(H, inside) if m.any()]
+        rows = [h[m] for h, m in zip(H, inside, strict=True) if m.any()]
         intra = [torch.cosine_similarity(r, r.mean(0, keepdim=True)).mean().item() for r in rows]
         assert abs(values["intra_similarity"][l]-np.mean(intra)) < tolerance
         assert abs(values["norm"][l]/torch.cat(rows).norm(dim=1).mean().item()-1) < tolerance
@@ -139,7 +140,7 @@ def test_expected_anisotropy_is_the_mean_of_the_tables(tiny):
     g = measure_geometry(tiny, CORPUS[:12], min_count=2)
     x, mask, hidden = rectangle(tiny, CORPUS[:12], [1])
     keep = mask.bool() & ~torch.isin(x, torch.tensor(tiny.tokenizer.all_special_ids))
-    u = [torch.nn.functional.normalize(h[m], dim=1) for h, m in zip(hidden[1], keep)]
+    u = [torch.nn.functional.normalize(h[m], dim=1) for h, m in zip(hidden[1], keep, strict=True)]
     means = [(u[a] @ u[b].T).mean().item() for a in range(12) for b in range(12) if a != b]
     assert expected_anisotropy(g)[1].item() == pytest.approx(np.mean(means), abs=1e-12)
 

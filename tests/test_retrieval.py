@@ -277,8 +277,8 @@ def test_measures_equal_their_equations():
     judged = [{int(d): int(g.integers(0,5)) for d in g.permutation(1500)[:40]} | {0:1}
               for _ in ranked]
     found = ranking_measures(ranked, judged)
-    np.testing.assert_allclose(np.stack(list(found.values()), 1),
-                               [loops(r,j) for r,j in zip(ranked, judged, strict=True)], rtol=1e-6, atol=1e-12)
+    expected = [loops(r,j) for r,j in zip(ranked, judged, strict=True)]
+    np.testing.assert_allclose(np.stack(list(found.values()), 1), expected, rtol=1e-6, atol=1e-12)
     assert list(found) == list(MEASURES)
 
 @needs_library

@@ -41,7 +41,8 @@ def test_bounds_are_what_the_step_does(B, D, seed, lean, lam):
     seen = 0
     for r in [*(finite-near).tolist(), *(finite+near).tolist(), -1., 0., 1., 3.]:
         clear = (((edges-r).abs() > 1e-6*max(1, abs(r))) | edges.isnan()).view(4, B).all(0)
-        for said, did in zip((bounds.closer(r), bounds.farther(r)), ratio_step(h, h_pos, r, lam)):
+        promised = bounds.closer(r), bounds.farther(r)
+        for said, did in zip(promised, ratio_step(h, h_pos, r, lam), strict=True):
             assert torch.equal(said[clear], did[clear])
             seen += int(clear.sum())
     assert seen > 4*B

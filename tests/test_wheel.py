@@ -1,4 +1,4 @@
-"The wheel, as a user gets it: built from the files of the repo, installed in a fresh environment, run from another folder."
+"The wheel, as a user gets it: built from the repo, installed in a fresh environment, run there."
 import shutil
 import subprocess
 import sys
@@ -24,33 +24,39 @@ def wheel(tmp_path_factory):
         to = src/p.relative_to(ROOT)
         to.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(p, to, follow_symlinks=False)
-    run(out, sys.executable, '-m', 'pip', 'wheel', '--no-deps', '--no-build-isolation', '--no-index', '-q', '-w', out, src)
+    run(out, sys.executable, '-m', 'pip', 'wheel', '--no-deps', '--no-build-isolation',
+        '--no-index', '-q', '-w', out, src)
     return next(out.glob('*.whl'))
 
 @pytest.fixture(scope='module')
 def installed(wheel, tmp_path_factory):
-    "A fresh environment with the wheel, and the dependencies of this one (by path: editable installs do not come along)"
+    "A fresh environment with the wheel, and by path the dependencies of this one, not editable"
     venv = tmp_path_factory.mktemp('fresh')/'venv'
     run(venv.parent, sys.executable, '-m', 'venv', '--without-pip', venv)
-    run(venv.parent, sys.executable, '-m', 'pip', '--python', venv/'bin/python', 'install', '-q', '--no-deps', '--no-index', wheel)
+    run(venv.parent, sys.executable, '-m', 'pip', '--python', venv/'bin/python', 'install', '-q',
+        '--no-deps', '--no-index', wheel)
     site = next(venv.glob('lib/python*/site-packages'))
     paths = sysconfig.get_paths()
-    (site/'dependencies.pth').write_text('\n'.join(dict.fromkeys([paths['purelib'], paths['platlib']])) + '\n')
+    folders = dict.fromkeys([paths['purelib'], paths['platlib']])
+    (site/'dependencies.pth').write_text('\n'.join(folders) + '\n')
     return venv
 
 def test_wheel_holds_the_package_and_its_assets(wheel, settings):
     names = set(zipfile.ZipFile(wheel).namelist())
-    ours = {p.relative_to(ROOT).as_posix() for p in files_of_the_repo() if p.relative_to(ROOT).parts[0] == 'sfr_repro'}
+    files = {p.relative_to(ROOT).as_posix() for p in files_of_the_repo()}
+    ours = {o for o in files if o.startswith('sfr_repro/')}
     assert any('/assets/' in o for o in ours), 'no assets: this test sees nothing'
     assert ours <= names, sorted(ours - names)[:5]
     meta = f'{settings["lib_name"]}-{settings["version"]}.dist-info'
     assert {o.split('/')[0] for o in names} == {'sfr_repro', meta}
     text = zipfile.ZipFile(wheel).read(f'{meta}/METADATA').decode()
     for req in settings['requirements'].split(): assert f'Requires-Dist: {req}' in text
-    assert (ROOT/'README.md').read_text(encoding='utf-8').strip() in text.replace('\r\n', '\n'), 'long_description is not the README'
+    readme = (ROOT/'README.md').read_text(encoding='utf-8').strip()
+    assert readme in text.replace('\r\n', '\n'), 'long_description is not the README'
 
 def test_the_fresh_package_is_the_one_that_runs(installed, tmp_path):
-    where = run(tmp_path, installed/'bin/python', '-c', 'import sfr_repro; print(sfr_repro.__file__)').strip()
+    code = 'import sfr_repro; print(sfr_repro.__file__)'
+    where = run(tmp_path, installed/'bin/python', '-c', code).strip()
     assert Path(where).is_relative_to(installed), where
 
 def test_command_line(installed, tmp_path):
@@ -59,7 +65,9 @@ def test_command_line(installed, tmp_path):
     for name in ('smoke', 'embedded', 'paper'): assert name in presets
 
 def test_embedded_encoder_opens(installed, tmp_path):
-    code = "from sfr_repro.encode.encoder import SentenceEncoder; v = SentenceEncoder.from_pretrained('sfr-mini').encode(['a b']); print(v.shape, v.dtype)"
+    code = ('from sfr_repro.encode.encoder import SentenceEncoder; '
+            "v = SentenceEncoder.from_pretrained('sfr-mini').encode(['a b']); "
+            'print(v.shape, v.dtype)')
     out = run(tmp_path, installed/'bin/python', '-c', code, HF_HUB_OFFLINE='1', SFR_DATA='none')
     assert out.splitlines()[-1] == '(1, 256) float32'
     assert not list(tmp_path.iterdir()), 'left something in the working folder'

@@ -248,12 +248,16 @@ def run(
     *,
     progress:bool=True, # Show bars
     minutes:float=10., # Between checkpoints
+    packed:bool|None=None, # As for `train`
+    dropout:str="fast", # As for `train`
 )->Path: # Of `record.json`; beside it `model/` and `tensorboard/`
     "Train and evaluate as the setting says; a finished run is not repeated, a broken one goes on"
     config,loss = settle(config)
+    options = {"minutes":minutes, "packed":packed, "dropout":dropout}
     processes = join_processes()
     check_share(config.train.batch, processes)
-    if processes and not processes.first: return _train_along(config, loss, processes, minutes)
+    if processes and not processes.first: return _train_along(config, loss, processes, options)
+    options["progress"] = progress
     with _outcome(processes) as say, run_folder(config, out) as folder, disk_errors(folder):
         path = folder/"record.json"
         session = Session.begin()
@@ -270,7 +274,9 @@ def run(
         with kept_time(folder, session.clock) as seconds:
             parts = _prepare(config, encoder, teacher, progress) if config.train.steps != 0 else None
             say(folder)
-            data,training,last = _train(config, encoder, loss, dev, parts, folder, progress, minutes, processes) if parts else ([],{},None)
+            data,training,last = [], {}, None
+            if parts:
+                data,training,last = _train(config, encoder, loss, dev, parts, folder, processes, options)
             result = _evaluate(config, encoder, tests, folder, progress)
             last_metrics = _last_metrics(config, encoder, last, tests, folder, progress) if last else result.to_metrics()
             record = new_record("train" if training else "evaluate", config.experiment, session,
@@ -305,13 +311,14 @@ def _check_record(path, config):
     if (found.id,found.seed) != (config.id,config.seed): raise RunError(f"{path}: is the record of {found.run_name}: move it away, or give another output folder")
 
 # %% ../../nbs/train/01_run.ipynb #f2fa49f6
-def _train(config, encoder, loss, dev, parts, folder, progress, minutes, processes):
+def _train(config, encoder, loss, dev, parts, folder, processes, options):
     "Train in place, save the best; what the record says of it, and the last weights where they are not the best"
     key = f"sts/{dev.name}/{dev.split}/all/spearman"
     corpus,ids,head,teacher = parts
     select = lambda: {key: evaluate_sts(encoder, sets=(dev,), progress=False)[dev.name]}
     probe = geometry_probe(encoder, source=config.data.source) if config.train.measure_every else None
-    watch = train(encoder, head, loss, ids, config.train, select, folder, config.seed, probe=probe, processes=processes, progress=progress, minutes=minutes, **teacher)
+    watch = train(encoder, head, loss, ids, config.train, select, folder, config.seed,
+                  probe=probe, processes=processes, **options, **teacher)
     encoder.save_pretrained(folder/"model")
     data = [corpus.describe(), dev.describe(), *([probe.data] if probe else [])]
     best,last = watch.best["step"], watch.trajectory[-1]["step"]
@@ -331,7 +338,7 @@ def _outcome(processes):
         say(UserError(str(e)) if isinstance(e, UserError) else RuntimeError(f"the first process failed ({type(e).__name__}: {e})"))
         raise
 
-def _train_along(config, loss, processes, minutes):
+def _train_along(config, loss, processes, options):
     "What each process but the first does"
     word = processes.tell(None)
     if isinstance(word, Exception): raise word
@@ -340,7 +347,9 @@ def _train_along(config, loss, processes, minutes):
         seed_all(config.seed)
         encoder = open_encoder(config)
         _,ids,head,teacher = _prepare(config, encoder, _open_teacher(config, encoder), False)
-        with disk_errors(word): train(encoder, head, loss, ids, config.train, dict, word, config.seed, probe=dict, processes=processes, progress=False, minutes=minutes, **teacher)
+        with disk_errors(word):
+            train(encoder, head, loss, ids, config.train, dict, word, config.seed,
+                  probe=dict, processes=processes, progress=False, **options, **teacher)
     return processes.tell(None)
 
 # %% ../../nbs/train/01_run.ipynb #8b738f36

@@ -26,7 +26,7 @@ from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCall
 from transformers.integrations import TensorBoardCallback
 from ..core.checks import RandomState
 from ..core.config import TrainConfig
-from ..core.errors import UserError
+from ..core.errors import UserError, check_choice
 from ..core.notation import unit_rows
 from ..core.records import write_whole
 from ..encode.encoder import SentenceEncoder, pad_ids, resolve_precision
@@ -47,17 +47,20 @@ class TwoViews(nn.Module):
         *,
         teacher:Callable|None=None, # `teacher(rows) -> dict of tensors` for the loss, by the sentences' positions in the corpus
         processes=None, # `Processes` that share the batch; None: this one has it all
+        packed:bool|None=None, # Whether rows go through the encoder without padding; None: where `can_pack` says so
     ):
         super().__init__()
         self.model,self.head,self.loss,self.encoder = encoder.model,head,loss,encoder
-        self.online,self.teacher,self.processes = online,teacher,processes
+        self.online,self.teacher,self.processes,self.packed = online,teacher,processes,packed
         self.views = None # Both views of the last batch before they are scaled, `(2B, D)`, detached
         self.given = {} # What the loss was given beside them
 
     def represent(self, input_ids:Tensor, attention_mask:Tensor)->Tensor: # `(2B, D)`, before scaling
         "Both views of `(B, T)` ids and mask"
         ids,mask = input_ids.repeat(2,1), attention_mask.repeat(2,1)
-        return self.head(forward_packed(self.encoder, ids, mask) if can_pack(self.encoder) else self.encoder.forward(ids, mask))
+        packed = can_pack(self.encoder) if self.packed is None else self.packed
+        z = forward_packed(self.encoder, ids, mask) if packed else self.encoder.forward(ids, mask)
+        return self.head(z)
 
     def value(self, z:Tensor, rows:list[int]|None=None, **tensors:Tensor)->Tensor: # Shape `()`
         "The loss of both views, `(2B, D)`; `rows` says which sentences they are of"
@@ -324,13 +327,16 @@ def train(
     progress:bool=True, # Show the bar
     minutes:float=10., # Between checkpoints
     replay:bool|None=None, # Whether a step is replayed as one CUDA graph; None: where `can_replay` says so
+    packed:bool|None=None, # Whether rows go through the encoder without padding; None: where `can_pack` says so
+    dropout:str="fast", # "fast": where a CPU draws masks faster; "torch": torch's own
 )->Watch: # With the trajectory and the best point, on the first process
     "Contrastive training of an encoder with any loss"
+    check_choice("dropout", dropout, ("fast","torch"))
     check_batch(config.batch, len(token_ids))
     if config.measure_every and not probe: raise UserError(f"train.measure_every is {config.measure_every}: there is no probe to measure with")
     if not processes: _check_alone()
     folder,first = Path(folder), processes is None or processes.first
-    model = TwoViews(encoder, head, loss, online, teacher=teacher, processes=processes)
+    model = TwoViews(encoder, head, loss, online, teacher=teacher, processes=processes, packed=packed)
     watch = Watch(model, select, config.eval_every, folder, minutes, probe=probe, measure_every=config.measure_every, processes=processes, stop=config.stop)
     replay = can_replay(model, config.chunk) if replay is None else replay
     longest = max(map(len, token_ids)) if replay else None
@@ -348,7 +354,8 @@ def train(
         watch.trajectory = json.loads((start/TRAJECTORY).read_text())
         watch.best_weights = safetensors.torch.load_file(start/BEST)
     if processes: start = processes.tell(start)
-    with fast_dropout(encoder.model), warnings.catch_warnings():
+    drops = fast_dropout(encoder.model) if dropout=="fast" else nullcontext()
+    with drops, warnings.catch_warnings():
         warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)     # the only name that the trainer has for it
         trainer.train(resume_from_checkpoint=str(start) if start else None)
     if first:

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['ACTIVE', 'MARKER', 'TRAJECTORY', 'BEST', 'TwoViews', 'freeze_embeddings', 'make_chunks', 'cached_backward',
            'view_metrics', 'dissipation_metrics', 'own_seed', 'copy_weights', 'Watch', 'last_checkpoint',
-           'training_arguments', 'check_batch', 'train']
+           'training_arguments', 'check_batch', 'check_warmup', 'train']
 
 # %% ../../nbs/train/00_trainer.ipynb #a6e24249
 import json
@@ -199,10 +199,11 @@ class Watch(TrainerCallback):
         measure_every:int|None=None, # Steps between readings of the probe; None: none
         processes=None, # `Processes` that train together; None: this one alone
         stop:int|None=None, # Step after which training ends before its schedule does; None: at its end
+        keep_time:Callable=lambda: None, # Called with each checkpoint, before it counts
     ):
         self.model,self.select,self.every,self.folder,self.minutes = model,select,every,Path(folder),minutes
         self.probe,self.measure_every,self.processes = probe,measure_every if probe else None,processes
-        self.stop = stop
+        self.stop,self.keep_time = stop,keep_time
         self.first = processes is None or processes.first
         self.trajectory,self.saved = [], time.monotonic()
         self.best_weights,self.last_weights = None, None # State of the encoder at the best look, and at the end
@@ -256,6 +257,7 @@ class Watch(TrainerCallback):
             checkpoint = Path(args.output_dir)/f"checkpoint-{state.global_step}"
             write_whole(checkpoint/TRAJECTORY, json.dumps(self.trajectory).encode())
             write_whole(checkpoint/BEST, safetensors.torch.save(self.best_weights))
+            self.keep_time()
             write_whole(checkpoint/MARKER, b"")
         self.saved = time.monotonic()
 
@@ -309,6 +311,18 @@ def check_batch(
     "`UserError` when no batch can be drawn"
     if batch > sentences: raise UserError(f"train.batch is {batch}: the corpus has {sentences} sentences, and a batch cannot be larger")
 
+# %% ../../nbs/train/00_trainer.ipynb #c04e0012
+def check_warmup(
+    train:TrainConfig, # With `epochs`, or with `steps`, which its file has been checked for
+    sentences:int, # In the corpus
+):
+    "`UserError` when the warm-up is longer than the epochs"
+    if train.epochs is None: return
+    steps = math.ceil(train.epochs*(sentences//train.batch))
+    if train.warmup > steps:
+        raise UserError(f"train.warmup is {train.warmup}: "
+                        f"it must be at most the steps of the training, {steps}")
+
 # %% ../../nbs/train/00_trainer.ipynb #6e016a06
 def train(
     encoder:SentenceEncoder, # Trained in place; ends with the weights of the best look
@@ -329,15 +343,17 @@ def train(
     replay:bool|None=None, # Whether a step is replayed as one CUDA graph; None: where `can_replay` says so
     packed:bool|None=None, # Whether rows go through the encoder without padding; None: where `can_pack` says so
     dropout:str="fast", # "fast": where a CPU draws masks faster; "torch": torch's own
+    keep_time:Callable=lambda: None, # Called with each checkpoint, before it counts
 )->Watch: # With the trajectory and the best point, on the first process
     "Contrastive training of an encoder with any loss"
     check_choice("dropout", dropout, ("fast","torch"))
     check_batch(config.batch, len(token_ids))
+    check_warmup(config, len(token_ids))
     if config.measure_every and not probe: raise UserError(f"train.measure_every is {config.measure_every}: there is no probe to measure with")
     if not processes: _check_alone()
     folder,first = Path(folder), processes is None or processes.first
     model = TwoViews(encoder, head, loss, online, teacher=teacher, processes=processes, packed=packed)
-    watch = Watch(model, select, config.eval_every, folder, minutes, probe=probe, measure_every=config.measure_every, processes=processes, stop=config.stop)
+    watch = Watch(model, select, config.eval_every, folder, minutes, probe=probe, measure_every=config.measure_every, processes=processes, stop=config.stop, keep_time=keep_time)
     replay = can_replay(model, config.chunk) if replay is None else replay
     longest = max(map(len, token_ids)) if replay else None
     collate = _collate(encoder.tokenizer.pad_token_id, teacher is not None, longest)

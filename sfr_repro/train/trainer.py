@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['ACTIVE', 'MARKER', 'TRAJECTORY', 'BEST', 'TwoViews', 'freeze_embeddings', 'make_chunks', 'cached_backward',
-           'view_metrics', 'dissipation_metrics', 'own_seed', 'copy_weights', 'Watch', 'last_checkpoint',
+           'view_metrics', 'dissipation_metrics', 'dropout_seed', 'copy_weights', 'Watch', 'last_checkpoint',
            'training_arguments', 'check_batch', 'check_warmup', 'train']
 
 # %% ../../nbs/train/00_trainer.ipynb #a6e24249
@@ -170,7 +170,7 @@ def dissipation_metrics(
 MARKER,TRAJECTORY,BEST = "complete", "trajectory.json", "best.safetensors"
 
 # %% ../../nbs/train/00_trainer.ipynb #6097f5e0
-def own_seed(
+def dropout_seed(
     seed:int, # Of the run
     rank:int, # Number of the process
     step:int, # Where training starts or goes on
@@ -230,7 +230,7 @@ class Watch(TrainerCallback):
 
     def on_train_begin(self, args, state, control, **kwargs):
         rank = self.processes.rank if self.processes else 0
-        if rank or state.global_step: torch.manual_seed(own_seed(args.seed, rank, state.global_step))   # a checkpoint's own state comes after
+        if rank or state.global_step: torch.manual_seed(dropout_seed(args.seed, rank, state.global_step))   # a checkpoint's own state comes after
         if self.first and not self.trajectory: self.look(0, probe=self.measure_every is not None)
         self.decide(False)
 

@@ -22,8 +22,9 @@ from sfr_repro.bench.steps import (
     CAUSES,
     KINDS,
     kind_of,
+    our_step,
     seconds_per_step,
-    step_without,
+    step_config,
     useful_flops,
 )
 from sfr_repro.core.errors import UserError
@@ -186,14 +187,25 @@ def test_the_start_has_the_keys_of_its_bar():
     rows = bench_results([type('R', (), {'kind': 'bench', 'metrics': bench(('start',), replace(SMALL, rounds=1))['start']})])
     assert rows.bar.tolist().count('at most 1') == 1 and (rows['median'].drop(0) > 0).all()
 
-def test_a_cause_is_taken_away_and_put_back():
-    from sfr_repro.encode.encoder import SentenceEncoder
+@pytest.mark.once
+def test_each_cause_is_left_out_alone(monkeypatch):
+    from sfr_repro.data.mini_sts import load_mini_corpus
+    from sfr_repro.encode.encoder import SentenceEncoder, tokenize
     from sfr_repro.train import trainer
-    before, encoder = (trainer.can_pack, trainer.fast_dropout), SentenceEncoder.from_pretrained('sfr-mini')
-    assert trainer.can_pack(encoder) and step_without('padded batches', lambda: trainer.can_pack(encoder)) is False
-    def kinds():
-        with trainer.fast_dropout(encoder.model): return {type(m).__name__ for m in encoder.model.modules() if 'Dropout' in type(m).__name__}
-    assert kinds() == {'FastDropout'} and step_without("torch's dropout", kinds) == {'Dropout'} and before == (trainer.can_pack, trainer.fast_dropout)
+    encoder = SentenceEncoder.from_pretrained('sfr-mini')
+    ids = tokenize(encoder.tokenizer, load_mini_corpus()[:64], 16)
+    config, packs, forward = step_config(replace(SMALL, steps=3), 8), [], trainer.forward_packed
+    monkeypatch.setattr(trainer, 'forward_packed',
+                        lambda *args: packs.append(1) or forward(*args))
+    def seen(**how):
+        packs.clear()
+        kinds = set()
+        def look(n): kinds.update(type(m).__name__ for m in encoder.model.modules())
+        our_step(encoder, ids, config, watch=look, **how)
+        return bool(packs), 'FastDropout' in kinds
+    assert seen() == (True, True)
+    assert seen(**CAUSES['padded batches']) == (False, True)
+    assert seen(**CAUSES["torch's dropout"]) == (True, False)
 
 def test_committed_bench_records_keep_the_rules():
     for r in read_records(ROOT/'nbs/records/runs', kind='bench'):

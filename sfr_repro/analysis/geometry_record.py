@@ -7,23 +7,14 @@ __all__ = ['MISSING', 'token_metrics', 'measure_model', 'model_name', 'model_nam
            'missing_reading', 'write_record_once', 'record_geometry']
 
 # %% ../../nbs/analysis/03_geometry_record.ipynb #70778bb2
-import time
 from collections.abc import Sequence
-from datetime import datetime, timezone
 from pathlib import Path
 from urllib.parse import quote
 import numpy as np
 from ..core.config import setting_id
 from ..core.errors import UserError
-from sfr_repro.core.records import (
-    Record,
-    code_state,
-    equal_records,
-    package_versions,
-    read_record,
-    runs_folder,
-    write_record,
-)
+from ..core.records import (Record, Session, equal_records, new_record, read_record,
+    runs_folder, write_record)
 from ..data.sources import Source
 from sfr_repro.encode.encoder import (
     SentenceEncoder,
@@ -127,7 +118,7 @@ def analyse_record(
     progress:bool=True, # Show bars when this takes a while
 )->Record: # Of kind "analyse"
     "Measure a model in float32"
-    started,clock = datetime.now(timezone.utc), time.monotonic()
+    session = Session.begin()
     (name,seed),encoder = named or model_name(model), model
     if not isinstance(model, SentenceEncoder):
         encoder = SentenceEncoder.from_pretrained(model, pooler=pooler, precision="fp32")
@@ -139,13 +130,10 @@ def analyse_record(
     config = {"encoder":{"name":name,"pooler":encoder.pooler}, "evaluate":evaluated,
               "data":{"sentences":data["name"],"sha256":data["sha256"]}}
     device = encoder.device.type
-    return Record(kind="analyse", experiment={"name":"analyse","sha256":""},
-        config=config, id=setting_id(config), seed=seed,
-        code=code_state(), versions=package_versions(),
-        device=device_entry(device, resolve_precision(encoder.precision, device)), data=[data],
-        encoder={"name":name,"sha256":weights_sha256(encoder.model),"pooler":encoder.pooler},
-        metrics=metrics, status="complete",
-        started=started.isoformat(timespec="seconds"), seconds=round(time.monotonic()-clock, 1))
+    return new_record("analyse", "analyse", session,
+        config=config, id=setting_id(config), seed=seed, data=[data], metrics=metrics,
+        device=device_entry(device, resolve_precision(encoder.precision, device)),
+        encoder={"name":name,"sha256":weights_sha256(encoder.model),"pooler":encoder.pooler})
 
 # %% ../../nbs/analysis/03_geometry_record.ipynb #6bf87762
 def missing_reading(

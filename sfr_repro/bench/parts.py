@@ -7,10 +7,8 @@ __all__ = ['PRINT_HELP', 'PARTS', 'their_sts', 'sts_turns', 'bench_sts', 'cosine
            'bench']
 
 # %% ../../nbs/bench/04_parts.ipynb #8ae1d014
-import time
 from collections.abc import Sequence
 from dataclasses import replace
-from datetime import datetime, timezone
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -37,7 +35,7 @@ from sfr_repro.bench.steps import (
 from ..core.checks import seed_all
 from ..core.config import setting_id
 from ..core.errors import UserError
-from ..core.records import Record, code_state, cpu_name, package_versions, write_record
+from ..core.records import Session, cpu_name, new_record, write_record
 from ..data.sts import STSSet, load_sts, sts_sets
 from ..encode.encoder import SentenceEncoder, resolve_precision, weights_sha256
 from ..evaluate.sts import evaluate_sts
@@ -198,22 +196,19 @@ def _neighbour():
     try: return {"sentence-transformers":version("sentence-transformers")}
     except PackageNotFoundError: return {}
 
-def _record(part, sizes, metrics, data, began):
+def _record(part, sizes, metrics, data, session):
     "A part as a record"
-    started,clock,code = began
     config = {"part":part}
     for k,v in vars(sizes).items():
         if k != "small": config[k] = list(v) if isinstance(v, tuple) else v
     encoder = SentenceEncoder.from_pretrained("sfr-mini")
     sha256 = weights_sha256(encoder.model)
     precision = "+".join(sizes.precisions)
-    return Record(
-        kind="bench", experiment={"name":f"bench-{part}", "sha256":""}, config=config,
-        id=setting_id(config), seed=0, code=code, versions=package_versions()|_neighbour(),
-        device={"name":cpu_name(), "threads":sizes.threads, "precision":precision}, data=data,
-        encoder={"name":"sfr-mini", "sha256":sha256, "pooler":encoder.pooler}, metrics=metrics,
-        status="complete", started=started.isoformat(timespec="seconds"),
-        seconds=round(time.monotonic()-clock, 1))
+    return new_record(
+        "bench", f"bench-{part}", session, config=config, id=setting_id(config), seed=0,
+        versions=_neighbour(), data=data, metrics=metrics,
+        device={"name":cpu_name(), "threads":sizes.threads, "precision":precision},
+        encoder={"name":"sfr-mini", "sha256":sha256, "pooler":encoder.pooler})
 
 # %% ../../nbs/bench/04_parts.ipynb #28f797ab
 PARTS = {
@@ -239,11 +234,11 @@ def bench(
     torch.set_num_threads(sizes.threads)
     try:
         for p in parts or PARTS:
-            began = started,_,_ = datetime.now(timezone.utc), time.monotonic(), code_state()
+            session = Session.begin()
             seed_all(0)
             found[p],data = PARTS[p](sizes)
             if force or sizes.small: continue
-            path = Path(out)/f"bench-{p}-{started:%Y%m%d-%H%M%S}.json"
-            write_record(_record(p, sizes, found[p], data, began), path)
+            path = Path(out)/f"bench-{p}-{session.started:%Y%m%d-%H%M%S}.json"
+            write_record(_record(p, sizes, found[p], data, session), path)
     finally: torch.set_num_threads(threads)
     return found

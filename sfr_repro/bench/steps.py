@@ -4,8 +4,7 @@
 
 # %% auto #0
 __all__ = ['KINDS', 'CAUSES', 'seconds_per_step', 'step_config', 'our_step', 'sentence_transformer', 'their_step', 'matrix_peak',
-           'useful_flops', 'bench_step', 'bench_extras', 'kind_of', 'profile_step', 'bench_profile', 'step_without',
-           'bench_causes']
+           'useful_flops', 'bench_step', 'bench_extras', 'kind_of', 'profile_step', 'bench_profile', 'bench_causes']
 
 # %% ../../nbs/bench/03_steps.ipynb #44fd17b8
 import io
@@ -35,7 +34,6 @@ from ..encode.teachers import frozen_teacher
 from ..geometry.probe import geometry_probe
 from ..losses.registry import make_loss
 from ..train.cost import encoder_shape, forward_flops, loss_flops
-from ..train.rehearse import trained_without
 from ..train.trainer import train
 
 # %% ../../nbs/bench/03_steps.ipynb #573c5c87
@@ -244,14 +242,7 @@ def bench_profile(
     return metrics, [corpus.describe()]
 
 # %% ../../nbs/bench/03_steps.ipynb #4509e3a6
-CAUSES = {"padded batches":{"packed":False}, "torch's dropout":{"fast":False}}
-
-def step_without(
-    cause:str, # A key of `CAUSES`
-    step:Callable, # A step of the trainer
-)->float: # What it returns
-    "The step with one change less"
-    with trained_without(**CAUSES[cause]): return step()
+CAUSES = {"padded batches":{"packed":False}, "torch's dropout":{"dropout":"torch"}} # For `train`
 
 # %% ../../nbs/bench/03_steps.ipynb #bf9c7943
 def bench_causes(
@@ -262,7 +253,7 @@ def bench_causes(
     for name,encoder,ids in bench_encoders(s, corpus):
         for p in s.precisions:
             step = partial(our_step, encoder, ids, step_config(s, batch, p))
-            sides = {"whole":step} | {c:partial(step_without, c, step) for c in CAUSES}
+            sides = {"whole":step} | {c:partial(step, **how) for c,how in CAUSES.items()}
             t = take_turns(sides, s.rounds)
             for c in CAUSES:
                 over = ratio(t[c], t["whole"])

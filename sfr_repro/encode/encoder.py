@@ -11,9 +11,6 @@ __all__ = ['TWO_LAYERS', 'POOLERS', 'UNLIMITED', 'pool', 'resolve_precision', 'b
 import copy
 import hashlib
 import json
-import os
-import shutil
-import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 import numpy as np
@@ -22,7 +19,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 from ..core.errors import check_choice
-from ..core.records import cpu_name
+from ..core.records import cpu_name, write_folder_whole
 from sfr_repro.encode.loading import (
     EncoderError,
     load_model,
@@ -330,17 +327,7 @@ def save_encoder(
     if path.exists() and not replaceable:
         what = "there is something that is no model, and it is not replaced"
         raise EncoderError(f"{path}: {what}: name a new folder")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        tmp = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
-    except OSError as e: raise EncoderError(f"{path}: cannot be written ({e.strerror})") from None
-    try:
-        _write_folder(encoder, tmp)
-        if path.exists(): shutil.rmtree(path)
-        os.chmod(tmp, 0o755); os.replace(tmp, path)
-    except BaseException:
-        shutil.rmtree(tmp, ignore_errors=True)
-        raise
+    with write_folder_whole(path, EncoderError) as new: _write_folder(encoder, new)
 
 # %% ../../nbs/encode/00_encoder.ipynb #400f16f7
 def weights_sha256(

@@ -10,10 +10,8 @@ __all__ = ['TASKS', 'LOADERS', 'vectors_of', 'task_names', 'named_sets', 'sets_f
 # %% ../../nbs/evaluate/05_tasks.ipynb #13beaa2f
 import math
 import re
-import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timezone
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -21,15 +19,8 @@ import numpy as np
 from tqdm.auto import tqdm
 from ..core.config import setting_id
 from ..core.errors import UserError, check_choice
-from sfr_repro.core.records import (
-    Record,
-    code_state,
-    package_versions,
-    pipe_table,
-    read_record,
-    runs_folder,
-    write_record,
-)
+from ..core.records import (
+    Session, new_record, pipe_table, read_record, runs_folder, write_record)
 from ..data.retrieval import load_retrieval, retrieval_sets
 from ..data.sources import DataError, Source, resolve
 from ..data.sts import STS_SETS, STSSet, load_sts, reference_set, sts_sets
@@ -323,7 +314,7 @@ def evaluate_model(
 )->Path: # Of `record.json`
     "Evaluate a model and write one record"
     check_seed(options.get("seed", 0))
-    started,clock,code = datetime.now(timezone.utc), time.monotonic(), code_state()
+    session = Session.begin()
     encoder = SentenceEncoder.from_pretrained(name, pooler=pooler, precision=precision)
     encoder.to(best_device())
     entry = {"name":evaluated_name(name), "sha256":weights_sha256(encoder.model),
@@ -338,11 +329,9 @@ def evaluate_model(
     if path.exists(): return path
     result = evaluate_tasks(encoder, tasks, **options)
     device = device_entry(encoder.device.type, config["encoder"]["precision"])
-    record = Record(
-        kind="evaluate", experiment={"name":experiment, "sha256":""}, config=config, id=id,
-        seed=seed, code=code, versions=package_versions(), device=device, data=result.data,
-        encoder=entry, metrics=result.to_metrics(), status="complete",
-        started=started.isoformat(timespec="seconds"), seconds=round(time.monotonic()-clock, 1))
+    record = new_record(
+        "evaluate", experiment, session, config=config, id=id, seed=seed, device=device,
+        data=result.data, encoder=entry, metrics=result.to_metrics())
     return write_record(record, path)
 
 # %% ../../nbs/evaluate/05_tasks.ipynb #b38c5bfa

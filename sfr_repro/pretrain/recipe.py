@@ -9,13 +9,11 @@ __all__ = ['HELDOUT', 'TOKENIZER_CONFIG', 'CARD', 'prepare', 'save_checkpoint', 
 # %% ../../nbs/pretrain/03_recipe.ipynb #c6be4f80
 import json
 import math
-import os
 import shutil
 import signal
 import time
 from collections.abc import Callable
 from contextlib import contextmanager
-from datetime import datetime, timezone
 from pathlib import Path
 import numpy as np
 import torch
@@ -24,14 +22,8 @@ from tokenizers import Tokenizer
 from tqdm.auto import tqdm
 from transformers import BertForMaskedLM, BertModel
 from ..core.errors import UserError
-from sfr_repro.core.records import (
-    Record,
-    code_state,
-    package_versions,
-    read_record,
-    write_record,
-    write_whole,
-)
+from ..core.records import Record, Session, new_record, read_record
+from ..core.records import write_folder_whole, write_record, write_whole
 from ..data.sts import load_sts, reference_set, sts_sets
 from sfr_repro.encode.encoder import (
     SentenceEncoder,
@@ -52,17 +44,9 @@ from sfr_repro.encode.piece_vectors import (
 from ..evaluate.sts import evaluate_sts
 from .config import PretrainConfig, check_pretrain, recorded_config
 from .model import Learner, heldout_loss, learning_rate, mean_vectors
-from sfr_repro.pretrain.text import (
-    epoch_batches,
-    heldout_sentences,
-    leave_out,
-    make_rows,
-    mask_rows,
-    read_sentences,
-    take_rows,
-    train_tokenizer,
-)
-from ..train.run import check_inputs, disk_errors, run_folder
+from .text import epoch_batches, heldout_sentences, leave_out, make_rows
+from .text import mask_rows, read_sentences, take_rows, train_tokenizer
+from ..train.run import check_inputs, clear_folder, disk_errors, run_folder
 
 # %% ../../nbs/pretrain/03_recipe.ipynb #c163d8f7
 def prepare(
@@ -99,16 +83,13 @@ def save_checkpoint(
     "Write a checkpoint whole, then point to it, then remove the older ones"
     name,last = f"checkpoint-{state['step']}", folder/"last"
     if last.is_file() and last.read_text()==name: return        # this very state is there, whole
-    shutil.rmtree(folder/name, ignore_errors=True)
-    tmp = folder/f".{name}"
-    tmp.mkdir(exist_ok=True)
     tensors = {f"w.{n}": w.detach() for n,w in learner.weights.items()}
     for n,w in learner.weights.items():
         moments = learner.optimiser.state.get(w, {})
         tensors |= {f"{k}.{n}": v for k,v in moments.items()}
-    save_file(tensors, tmp/"state.safetensors")
-    write_whole(tmp/"state.json", json.dumps(state, default=float).encode())
-    os.replace(tmp, folder/name)
+    with write_folder_whole(folder/name) as new:
+        save_file(tensors, new/"state.safetensors")
+        write_whole(new/"state.json", json.dumps(state, default=float).encode())
     write_whole(last, name.encode())
     for old in folder.glob("checkpoint-*"):
         if old.name != name: shutil.rmtree(old)
@@ -238,20 +219,16 @@ def export_encoder(
     folder:str|Path, # Replaced when there
 )->Path: # The folder
     "Write an encoder that `transformers` opens, float16, without pooler and head"
-    folder = Path(folder)
-    tmp = folder.with_name(f".{folder.name}.tmp")
-    shutil.rmtree(tmp, ignore_errors=True)
     bare = BertModel(model.config, add_pooling_layer=False)
     bare.load_state_dict(model.bert.state_dict())
-    with quiet_loading(): bare.half().save_pretrained(tmp)
-    tokenizer.save(str(tmp/"tokenizer.json"))
     config = TOKENIZER_CONFIG|{"model_max_length":model.config.max_position_embeddings}
     config = json.dumps(config, indent=2, sort_keys=True)+"\n"
-    write_whole(tmp/"tokenizer_config.json", config.encode())
-    for p in tmp.iterdir(): p.chmod(0o644)
-    shutil.rmtree(folder, ignore_errors=True)
-    os.replace(tmp, folder)
-    return folder
+    with write_folder_whole(folder) as new:
+        with quiet_loading(): bare.half().save_pretrained(new)
+        tokenizer.save(str(new/"tokenizer.json"))
+        write_whole(new/"tokenizer_config.json", config.encode())
+        for p in new.iterdir(): p.chmod(0o644)
+    return Path(folder)
 
 # %% ../../nbs/pretrain/03_recipe.ipynb #9508fb6e
 @contextmanager
@@ -281,20 +258,18 @@ def _metrics(state, text, results):
 
 def _record(learner, state, prepared, dev, folder, began):
     "Save the encoder, score it, and say what happened"
-    config,(text,tokenizer,vectors,data),(started,code,seconds) = learner.config, prepared, began
+    config,(text,tokenizer,vectors,data),(session,seconds) = learner.config, prepared, began
     model = export_encoder(learner.model, tokenizer, folder/"model")
     encoder = SentenceEncoder.from_pretrained(model, pooler="mean", precision=config.precision)
     encoder = encoder.to(learner.device)
     results = _scores(encoder, config, text, tokenizer, vectors)
     sha256 = weights_sha256(encoder.model)
-    return Record(
-        kind="pretrain", experiment={"name":"pretrain", "sha256":""}, config=config.sections,
-        id=config.id, seed=config.seed, code=code, versions=package_versions(),
+    return new_record(
+        "pretrain", "pretrain", session, config=config.sections, id=config.id, seed=config.seed,
         device=device_entry(learner.device.type, learner.precision),
         data=[*data, dev.describe(), *results["sts"].data],
         encoder={"name":"sfr-mini", "sha256":sha256, "pooler":"mean"},
         trajectory=state["trajectory"], metrics=_metrics(state, text, results),
-        status="complete", started=started.isoformat(timespec="seconds"),
         seconds=round(seconds+state["seconds"], 1))
 
 # %% ../../nbs/pretrain/03_recipe.ipynb #de971915
@@ -377,7 +352,8 @@ def pretrain(
     check_pretrain(config)
     with run_folder(config, out) as folder, disk_errors(folder), _threads(config.threads):
         if (path := folder/"record.json").exists(): return path
-        started,clock,code = datetime.now(timezone.utc), time.monotonic(), code_state()
+        session = Session.begin()
+        clear_folder(folder, False)
         precision = resolve_precision(config.precision, best_device())
         check_inputs(folder, {"device":best_device(), "precision":precision})
         prepared = text,tokenizer,vectors,_ = prepare(config, folder/"text")
@@ -390,11 +366,11 @@ def pretrain(
                 score = evaluate_sts(encode, sets=(dev,), progress=False)[dev.name]
                 found[f"sts/{dev.name}/dev/all/spearman"] = score
             return found
-        seconds = time.monotonic()-clock
+        seconds = time.monotonic()-session.clock
         state = train_mlm(learner, text, measure, folder,
                           minutes=minutes, stop_at=stop_at, progress=progress)
         if state["step"] < config.steps: return None
-        record = _record(learner, state, prepared, dev, folder, (started, code, seconds))
+        record = _record(learner, state, prepared, dev, folder, (session, seconds))
         write_record(record, path)
         write_whole(folder/"model"/"README.md", card(path).encode())
         return path

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['ACTIVE', 'MARKER', 'TRAJECTORY', 'BEST', 'TwoViews', 'freeze_embeddings', 'make_chunks', 'cached_backward',
-           'view_metrics', 'dissipation_metrics', 'own_seed', 'copy_weights', 'Watch', 'last_checkpoint',
-           'training_arguments', 'check_batch', 'train']
+           'view_metrics', 'dissipation_metrics', 'dropout_seed', 'copy_weights', 'Watch', 'last_checkpoint',
+           'training_arguments', 'check_batch', 'check_warmup', 'train']
 
 # %% ../../nbs/train/00_trainer.ipynb #a6e24249
 import json
@@ -26,7 +26,7 @@ from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCall
 from transformers.integrations import TensorBoardCallback
 from ..core.checks import RandomState
 from ..core.config import TrainConfig
-from ..core.errors import UserError
+from ..core.errors import UserError, check_choice
 from ..core.notation import unit_rows
 from ..core.records import write_whole
 from ..encode.encoder import SentenceEncoder, pad_ids, resolve_precision
@@ -47,17 +47,20 @@ class TwoViews(nn.Module):
         *,
         teacher:Callable|None=None, # `teacher(rows) -> dict of tensors` for the loss, by the sentences' positions in the corpus
         processes=None, # `Processes` that share the batch; None: this one has it all
+        packed:bool|None=None, # Whether rows go through the encoder without padding; None: where `can_pack` says so
     ):
         super().__init__()
         self.model,self.head,self.loss,self.encoder = encoder.model,head,loss,encoder
-        self.online,self.teacher,self.processes = online,teacher,processes
+        self.online,self.teacher,self.processes,self.packed = online,teacher,processes,packed
         self.views = None # Both views of the last batch before they are scaled, `(2B, D)`, detached
         self.given = {} # What the loss was given beside them
 
     def represent(self, input_ids:Tensor, attention_mask:Tensor)->Tensor: # `(2B, D)`, before scaling
         "Both views of `(B, T)` ids and mask"
         ids,mask = input_ids.repeat(2,1), attention_mask.repeat(2,1)
-        return self.head(forward_packed(self.encoder, ids, mask) if can_pack(self.encoder) else self.encoder.forward(ids, mask))
+        packed = can_pack(self.encoder) if self.packed is None else self.packed
+        z = forward_packed(self.encoder, ids, mask) if packed else self.encoder.forward(ids, mask)
+        return self.head(z)
 
     def value(self, z:Tensor, rows:list[int]|None=None, **tensors:Tensor)->Tensor: # Shape `()`
         "The loss of both views, `(2B, D)`; `rows` says which sentences they are of"
@@ -167,7 +170,7 @@ def dissipation_metrics(
 MARKER,TRAJECTORY,BEST = "complete", "trajectory.json", "best.safetensors"
 
 # %% ../../nbs/train/00_trainer.ipynb #6097f5e0
-def own_seed(
+def dropout_seed(
     seed:int, # Of the run
     rank:int, # Number of the process
     step:int, # Where training starts or goes on
@@ -196,10 +199,11 @@ class Watch(TrainerCallback):
         measure_every:int|None=None, # Steps between readings of the probe; None: none
         processes=None, # `Processes` that train together; None: this one alone
         stop:int|None=None, # Step after which training ends before its schedule does; None: at its end
+        keep_time:Callable=lambda: None, # Called with each checkpoint, before it counts
     ):
         self.model,self.select,self.every,self.folder,self.minutes = model,select,every,Path(folder),minutes
         self.probe,self.measure_every,self.processes = probe,measure_every if probe else None,processes
-        self.stop = stop
+        self.stop,self.keep_time = stop,keep_time
         self.first = processes is None or processes.first
         self.trajectory,self.saved = [], time.monotonic()
         self.best_weights,self.last_weights = None, None # State of the encoder at the best look, and at the end
@@ -226,7 +230,7 @@ class Watch(TrainerCallback):
 
     def on_train_begin(self, args, state, control, **kwargs):
         rank = self.processes.rank if self.processes else 0
-        if rank or state.global_step: torch.manual_seed(own_seed(args.seed, rank, state.global_step))   # a checkpoint's own state comes after
+        if rank or state.global_step: torch.manual_seed(dropout_seed(args.seed, rank, state.global_step))   # a checkpoint's own state comes after
         if self.first and not self.trajectory: self.look(0, probe=self.measure_every is not None)
         self.decide(False)
 
@@ -253,6 +257,7 @@ class Watch(TrainerCallback):
             checkpoint = Path(args.output_dir)/f"checkpoint-{state.global_step}"
             write_whole(checkpoint/TRAJECTORY, json.dumps(self.trajectory).encode())
             write_whole(checkpoint/BEST, safetensors.torch.save(self.best_weights))
+            self.keep_time()
             write_whole(checkpoint/MARKER, b"")
         self.saved = time.monotonic()
 
@@ -307,6 +312,18 @@ def check_batch(
     "`UserError` when no batch can be drawn"
     if batch > sentences: raise UserError(f"train.batch is {batch}: the corpus has {sentences} sentences, and a batch cannot be larger")
 
+# %% ../../nbs/train/00_trainer.ipynb #c04e0012
+def check_warmup(
+    train:TrainConfig, # With `epochs`, or with `steps`, which its file has been checked for
+    sentences:int, # In the corpus
+):
+    "`UserError` when the warm-up is longer than the epochs"
+    if train.epochs is None: return
+    steps = math.ceil(train.epochs*(sentences//train.batch))
+    if train.warmup > steps:
+        raise UserError(f"train.warmup is {train.warmup}: "
+                        f"it must be at most the steps of the training, {steps}")
+
 # %% ../../nbs/train/00_trainer.ipynb #6e016a06
 def train(
     encoder:SentenceEncoder, # Trained in place; ends with the weights of the best look
@@ -325,14 +342,19 @@ def train(
     progress:bool=True, # Show the bar
     minutes:float=10., # Between checkpoints
     replay:bool|None=None, # Whether a step is replayed as one CUDA graph; None: where `can_replay` says so
+    packed:bool|None=None, # Whether rows go through the encoder without padding; None: where `can_pack` says so
+    dropout:str="fast", # "fast": where a CPU draws masks faster; "torch": torch's own
+    keep_time:Callable=lambda: None, # Called with each checkpoint, before it counts
 )->Watch: # With the trajectory and the best point, on the first process
     "Contrastive training of an encoder with any loss"
+    check_choice("dropout", dropout, ("fast","torch"))
     check_batch(config.batch, len(token_ids))
+    check_warmup(config, len(token_ids))
     if config.measure_every and not probe: raise UserError(f"train.measure_every is {config.measure_every}: there is no probe to measure with")
     if not processes: _check_alone()
     folder,first = Path(folder), processes is None or processes.first
-    model = TwoViews(encoder, head, loss, online, teacher=teacher, processes=processes)
-    watch = Watch(model, select, config.eval_every, folder, minutes, probe=probe, measure_every=config.measure_every, processes=processes, stop=config.stop)
+    model = TwoViews(encoder, head, loss, online, teacher=teacher, processes=processes, packed=packed)
+    watch = Watch(model, select, config.eval_every, folder, minutes, probe=probe, measure_every=config.measure_every, processes=processes, stop=config.stop, keep_time=keep_time)
     replay = can_replay(model, config.chunk) if replay is None else replay
     longest = max(map(len, token_ids)) if replay else None
     collate = _collate(encoder.tokenizer.pad_token_id, teacher is not None, longest)
@@ -349,7 +371,8 @@ def train(
         watch.trajectory = json.loads((start/TRAJECTORY).read_text())
         watch.best_weights = safetensors.torch.load_file(start/BEST)
     if processes: start = processes.tell(start)
-    with fast_dropout(encoder.model), warnings.catch_warnings():
+    drops = fast_dropout(encoder.model) if dropout=="fast" else nullcontext()
+    with drops, warnings.catch_warnings():
         warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)     # the only name that the trainer has for it
         trainer.train(resume_from_checkpoint=str(start) if start else None)
     if first:

@@ -75,7 +75,15 @@ def show(
     matplotlib.use("Agg")
     import io
     from sfr_repro.core.records import write_whole
-    from sfr_repro.results.report import headline, html_report, published_sts, smoke_level, sts_figure, sts_scores, summarise
+    from sfr_repro.results.report import (
+        headline,
+        html_report,
+        published_sts,
+        smoke_level,
+        sts_figure,
+        sts_scores,
+        summarise,
+    )
     _say("\n"+headline(records))
     _say("\nThis machine\n"+summarise(sts_scores(records)).to_string(index=False))
     _say("\nCommitted records of the same settings and data\n"+(f"{headline(committed)}\n{summarise(sts_scores(committed)).to_string(index=False)}" if committed else "none here"))

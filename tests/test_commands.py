@@ -1,5 +1,9 @@
 "The README's commands, run as a reader would: in a clean clone, with this environment."
-import json, re, shutil, subprocess, sys
+import json
+import re
+import shutil
+import subprocess
+import sys
 import pytest
 from conftest import ROOT, files_of_the_repo, quiet
 from test_structure import commands

@@ -1,12 +1,13 @@
 "The plan: counted against PyTorch's own counter, the facts it rests on, its errors, and the rehearsal of large runs"
-import subprocess, sys
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from unittest.mock import patch
-import pytest, torch
+import pytest
+import torch
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import BertConfig, BertModel, RobertaConfig, RobertaModel
-
 from conftest import ROOT, quiet
 from sfr_repro.core.config import TrainConfig, load_experiment
 from sfr_repro.core.errors import UserError
@@ -16,8 +17,22 @@ from sfr_repro.encode.loading import YARDSTICK
 from sfr_repro.encode.packed import FastDropout, forward_packed
 from sfr_repro.losses.registry import make_loss
 from sfr_repro.train.cost import encoder_shape, forward_flops, step_flops
-from sfr_repro.train.plan import (AFTER, DEV, DEVICES, PROBE, TASK_TEXTS, Device, measured_share, memory_of, plan, plan_steps, plan_table, plan_text,
-                                  show_time, work_of)
+from sfr_repro.train.plan import (
+    AFTER,
+    DEV,
+    DEVICES,
+    PROBE,
+    TASK_TEXTS,
+    Device,
+    measured_share,
+    memory_of,
+    plan,
+    plan_steps,
+    plan_table,
+    plan_text,
+    show_time,
+    work_of,
+)
 from sfr_repro.train.rehearse import random_encoder, rehearse
 from sfr_repro.train.run import open_encoder
 from sfr_repro.train.trainer import TwoViews, freeze_embeddings, train
@@ -65,9 +80,9 @@ def test_sentences_of_the_evaluation(data_folder):
     from sfr_repro.data.retrieval import load_retrieval
     from sfr_repro.data.sts import STS_SETS, load_sts
     from sfr_repro.data.transfer import TRANSFER_SETS, load_transfer
-    from sfr_repro.geometry.probe import named_sentences
     from sfr_repro.evaluate.sts import distinct_sentences
     from sfr_repro.evaluate.tasks import TASKS
+    from sfr_repro.geometry.probe import named_sentences
     tokenizer = SentenceEncoder.from_pretrained(YARDSTICK).tokenizer
     texts = {'sts': distinct_sentences([load_sts(n, 'test') for n in STS_SETS]), 'transfer': dict.fromkeys(s for n in TRANSFER_SETS for s in load_transfer(n).sentences),
              'retrieval': dict.fromkeys(s for n in ('cranfield', 'cisi', 'quora_dup', 'trecqa') for s in load_retrieval(n).sentences), 'geometry': load_sts('STS-B', 'test').sentence1}

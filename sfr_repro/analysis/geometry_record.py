@@ -13,8 +13,15 @@ from urllib.parse import quote
 import numpy as np
 from ..core.config import setting_id
 from ..core.errors import UserError
-from ..core.records import (Record, Session, equal_records, new_record, read_record,
-    runs_folder, write_record)
+from sfr_repro.core.records import (
+    Record,
+    Session,
+    equal_records,
+    new_record,
+    read_record,
+    runs_folder,
+    write_record,
+)
 from ..data.sources import Source
 from sfr_repro.encode.encoder import (
     SentenceEncoder,

@@ -6,8 +6,8 @@
 __all__ = ['as_views', 'unit_rows', 'Components', 'softmax_negatives']
 
 # %% ../../nbs/core/00_notation.ipynb #3567186d
-from dataclasses import dataclass, replace
 import math
+from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 

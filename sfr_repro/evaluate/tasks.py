@@ -19,8 +19,14 @@ import numpy as np
 from tqdm.auto import tqdm
 from ..core.config import setting_id
 from ..core.errors import UserError, check_choice
-from ..core.records import (
-    Session, new_record, pipe_table, read_record, runs_folder, write_record)
+from sfr_repro.core.records import (
+    Session,
+    new_record,
+    pipe_table,
+    read_record,
+    runs_folder,
+    write_record,
+)
 from ..data.retrieval import load_retrieval, retrieval_sets
 from ..data.sources import DataError, Source, resolve
 from ..data.sts import STS_SETS, STSSet, load_sts, reference_set, sts_sets

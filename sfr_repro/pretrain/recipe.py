@@ -22,8 +22,15 @@ from tokenizers import Tokenizer
 from tqdm.auto import tqdm
 from transformers import BertForMaskedLM, BertModel
 from ..core.errors import UserError
-from ..core.records import Record, Session, new_record, read_record
-from ..core.records import write_folder_whole, write_record, write_whole
+from sfr_repro.core.records import (
+    Record,
+    Session,
+    new_record,
+    read_record,
+    write_folder_whole,
+    write_record,
+    write_whole,
+)
 from ..data.sts import load_sts, reference_set, sts_sets
 from sfr_repro.encode.encoder import (
     SentenceEncoder,
@@ -44,8 +51,16 @@ from sfr_repro.encode.piece_vectors import (
 from ..evaluate.sts import evaluate_sts
 from .config import PretrainConfig, check_pretrain, recorded_config
 from .model import Learner, heldout_loss, learning_rate, mean_vectors
-from .text import epoch_batches, heldout_sentences, leave_out, make_rows
-from .text import mask_rows, read_sentences, take_rows, train_tokenizer
+from sfr_repro.pretrain.text import (
+    epoch_batches,
+    heldout_sentences,
+    leave_out,
+    make_rows,
+    mask_rows,
+    read_sentences,
+    take_rows,
+    train_tokenizer,
+)
 from ..train.run import check_inputs, clear_folder, disk_errors, run_folder
 
 # %% ../../nbs/pretrain/03_recipe.ipynb #c163d8f7

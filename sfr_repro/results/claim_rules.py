@@ -180,13 +180,9 @@ def wanted_value(
     if isinstance(value, str) and value.startswith("as "):
         main = [r for r in records if r.experiment.name == RATES_EXPERIMENT]
         rates = {config_value(r, key) for r in main if r.config["loss"]["name"] == value[3:]}
-<<<<<<< HEAD
-        if len(rates) != 1: raise NotRun(f"{RATES_EXPERIMENT} has {len(rates)} rates of {value[3:]}, not one")
-=======
         if len(rates) != 1:
             found = f"{len(rates)} rates of {value[3:]}"
             raise NotRun(f"{RATES_EXPERIMENT} has {found}, not one")
->>>>>>> verdicts
         return rates.pop()
     return sorted(value) if isinstance(value, list) else value
 

@@ -17,8 +17,13 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
-from sfr_repro.analysis.dynamics import (COLUMNS, FACTORS, GEOMETRY_CLAIMS, geometry_values,
-    with_leads)
+from sfr_repro.analysis.dynamics import (
+    COLUMNS,
+    FACTORS,
+    GEOMETRY_CLAIMS,
+    geometry_values,
+    with_leads,
+)
 from ..analysis.geometry_record import missing_reading
 from ..core.errors import UserError
 from ..core.records import Record, write_whole

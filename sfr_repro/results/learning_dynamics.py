@@ -14,8 +14,15 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
-from ..analysis.dynamics import (FACTORS, GEOMETRY_CLAIMS, GeometryClaim, by_setting,
-    claim_changes, count_changed_measures, vary_factor)
+from sfr_repro.analysis.dynamics import (
+    FACTORS,
+    GEOMETRY_CLAIMS,
+    GeometryClaim,
+    by_setting,
+    claim_changes,
+    count_changed_measures,
+    vary_factor,
+)
 from .verdict import holm, judge
 
 # %% ../../nbs/results/11_learning_dynamics.ipynb #d8a4ab33

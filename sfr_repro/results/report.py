@@ -16,8 +16,8 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import pandas as pd
 import seaborn as sns
-from PIL import Image
 from matplotlib.figure import Figure
+from PIL import Image
 from ..core.records import Record, pipe_table
 from ..data.sts import STS_SETS
 from ..evaluate.sts import averaged_sets

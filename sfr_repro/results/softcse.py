@@ -17,11 +17,14 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 from ..core.records import Record
-from sfr_repro.losses.softcse import (TEMPERATURE_RULES, WEIGHT_RULES, softcse_temperatures,
-    softcse_weights)
+from sfr_repro.losses.softcse import (
+    TEMPERATURE_RULES,
+    WEIGHT_RULES,
+    softcse_temperatures,
+    softcse_weights,
+)
 from .report import NO_SCORE, inputs, sts_scores
-from sfr_repro.results.verdict import (STATES, family_sentence, holm, judge,
-    paired_differences)
+from .verdict import STATES, family_sentence, holm, judge, paired_differences
 
 # %% ../../nbs/results/03_softcse.ipynb #9707b55f
 def rule_effects(

@@ -17,8 +17,14 @@ from ..core.records import Record, pipe_table
 from ..encode.encoder import first_position
 from ..encode.loading import model_folder
 from ..losses.tiled import tiled_form
-from .cost import PAPERS, activation_bytes, encoder_config, encoder_shape
-from .cost import forward_flops, step_flops
+from sfr_repro.train.cost import (
+    PAPERS,
+    activation_bytes,
+    encoder_config,
+    encoder_shape,
+    forward_flops,
+    step_flops,
+)
 from .run import check_length, settle
 from .trainer import check_batch
 

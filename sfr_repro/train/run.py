@@ -23,18 +23,33 @@ from safetensors import SafetensorError
 from ..core.checks import seed_all
 from ..core.config import EncoderConfig, RunConfig
 from ..core.errors import UserError
-from ..core.records import (Session, inputs_key, new_record, read_record, runs_folder,
-    write_record, write_whole)
+from sfr_repro.core.records import (
+    Session,
+    inputs_key,
+    new_record,
+    read_record,
+    runs_folder,
+    write_record,
+    write_whole,
+)
 from ..data.corpus import Corpus, corpus_files, is_file_name, load_corpus
 from ..data.sources import resolve
 from ..data.sts import load_sts, reference_set, sts_sets
-from ..encode.encoder import SentenceEncoder, best_device, device_entry, make_head, resolve_precision, tokenize, weights_sha256
-from ..encode.piece_vectors import ppmi_vectors
 from ..encode.cache import config_text, tokenizer_text
+from sfr_repro.encode.encoder import (
+    SentenceEncoder,
+    best_device,
+    device_entry,
+    make_head,
+    resolve_precision,
+    tokenize,
+    weights_sha256,
+)
+from ..encode.piece_vectors import ppmi_vectors
 from ..encode.teachers import frozen_teacher, self_teacher, teacher_vectors
-from ..geometry.probe import geometry_probe
 from ..evaluate.sts import evaluate_sts
 from ..evaluate.tasks import evaluate_tasks, geometry_set, read_tasks
+from ..geometry.probe import geometry_probe
 from ..losses.registry import Loss, load_losses, make_loss
 from .distributed import check_share, join_processes
 from .trainer import BEST, RandomState, freeze_embeddings, train

@@ -252,6 +252,16 @@ def _value(text):
     try: return with_tuples(tomllib.loads(f"x = {text}")["x"])
     except tomllib.TOMLDecodeError: return text
 
+def _check_override(override, key, raw):
+    "An override would lose to a variant that sets the same key"
+    section,_,name = key.partition(".")
+    variants = raw.get("variant", ())
+    for v in variants if isinstance(variants, tuple) else ():
+        inside = v.get(section) if isinstance(v, dict) else None
+        if isinstance(v, dict) and key in v or isinstance(inside, dict) and name in inside:
+            raise ConfigError(f"override {override!r}: a [[variant]] of the file sets {key}, "
+                              "so change it there")
+
 def read_settings(path, presets, sections, overrides=(), others=()):
     "`(name, preset, plain data, sha256)`: a file over its preset, overrides over both"
     name,raw,sha = _read(path, presets)
@@ -262,6 +272,7 @@ def read_settings(path, presets, sections, overrides=(), others=()):
     for o in overrides:
         key,eq,text = o.partition("=")
         if not eq: raise ConfigError(f"override {o!r}: write section.key=value")
+        _check_override(o, key, raw)
         if key=="seeds" and key in others: raw = {**raw, key:_value(text)}
         else: raw = _set(raw, key, _value(text), f"override {o!r}", sections)
     if unknown := sorted(set(raw)-set(sections)-set(others)):
@@ -293,12 +304,16 @@ def _check_sizes(parts, where):
             raise ConfigError(f"{where}: {name} is {size}: "
                               f"it must be at most train.batch, {train.batch}")
     if train.stop is not None and (train.steps is None or train.stop > train.steps):
-        raise ConfigError(f"{where}: [train] stop is {train.stop}: "
-                          f"it must be at most train.steps, {train.steps}")
+        most = "left out where epochs are given"
+        if train.steps is not None: most = f"at most train.steps, {train.steps}"
+        raise ConfigError(f"{where}: [train] stop is {train.stop}: it must be {most}")
     tasks = parts["evaluate"].tasks
     if "dev" in tasks and len(tasks) > 1:
         raise ConfigError(f"{where}: [evaluate] tasks is {list(tasks)}: "
                           "dev stands alone, it means that no test set is read")
+    if "dev" in tasks and train.measure_every is not None:
+        raise ConfigError(f"{where}: [train] measure_every is {train.measure_every}: the probe "
+                          "reads test sentences, and [evaluate] tasks says that none is read")
     steps = _steps(train, parts["data"])
     if steps and train.warmup > steps:
         raise ConfigError(f"{where}: [train] warmup is {train.warmup}: "

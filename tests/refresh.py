@@ -8,6 +8,7 @@ A notebook with a failing cell is left as it was, and the exit code is 1.
 import multiprocessing
 import os
 import sys
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -44,8 +45,9 @@ def main(args):
     missing = [o for o in names if not o.is_file()]
     if missing: sys.exit(f'make: {missing[0]} is not a notebook')
     failed = 0
-    with multiprocessing.get_context('spawn').Pool(2, maxtasksperchild=1) as pool:
-        for fn, wrong in zip(names, pool.imap(refresh, names, chunksize=1), strict=True):
+    spawn = multiprocessing.get_context('spawn')        # a notebook may start processes of its own
+    with ProcessPoolExecutor(2, mp_context=spawn, max_tasks_per_child=1) as pool:
+        for fn, wrong in zip(names, pool.map(refresh, names), strict=True):
             done = 'FAILED   ' if wrong else 'refreshed'
             print(f'{done} {os.path.relpath(fn, ROOT)}', flush=True)
             if wrong: failed += 1; print(wrong, file=sys.stderr)

@@ -7,7 +7,7 @@ __all__ = ['TWELVE', 'EXPERIMENTS', 'EXCHANGE', 'SMOKE', 'GATE', 'experiment_fil
            'smoke_settings', 'run_paper', 'varied_constants', 'paper_table', 'gate_passed']
 
 # %% ../../nbs/train/10_paper_size.ipynb #b5120004
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 import pandas as pd
 from ..core.config import RunConfig, load_experiment
@@ -108,6 +108,7 @@ def run_paper(
     records:str|Path|None=None, # Where records are kept; None: nowhere but in the runs
     processes:int=1, # On the card
     minutes:float|None=None, # A budget
+    say:Callable=print, # Called with one line for each run
 )->list[Outcome]:
     "Run experiments, seed by seed, and keep their records"
     if records and code_state()["dirty"] is not False:
@@ -116,7 +117,7 @@ def run_paper(
     files = map(experiment_file, names)
     if settings is None: settings = [c for path in files for c in load_experiment(path)]
     by_seed = sorted(settings, key=lambda c: c.seed)
-    outcomes = run_all(by_seed, out, processes=processes, minutes=minutes)
+    outcomes = run_all(by_seed, out, processes=processes, minutes=minutes, say=say)
     refused = []
     for o in outcomes:
         if not o.record or not records: continue
@@ -161,7 +162,8 @@ def paper_table(
             # The average is of all seven sets, or it is not shown
             if not mean.isna().any(): row["average"] = round(mean.mean(), 2)
             found.append(row)
-    if not found: found = [{"model":f"{', '.join(names)}: no record yet"}]
+    more = f" and {len(names)-1} more" if len(names) > 1 else ""
+    if not found: found = [{"model":f"{names[0]}{more}: no record yet"}]
     beside = published[published.model.isin(rows)][["model",*sets,"average"]]
     return pd.concat([pd.DataFrame(found), beside], ignore_index=True).fillna("")
 

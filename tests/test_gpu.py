@@ -223,7 +223,7 @@ def test_stale_statistics_are_left_out_once(program):
 @pytest.mark.once
 def test_only_records_of_the_corpus_that_their_setting_draws_are_collected(program, monkeypatch):
     "The sample follows sample_seed where the setting has one, else the run's seed"
-    from sfr_repro.core.notation import UserError
+    from sfr_repro.core.errors import UserError
     collect = program('collect')
     class Drawn(str):
         def describe(self): return {'sha256': str(self)}

@@ -91,7 +91,8 @@ def test_kill_9_at_random_moments(whole, tmp_path):
     draw, in_a_save, counted = random.Random(0), 0, 0
     for k in range(KILLS//2):
         out = tmp_path/f'run{k}'
-        for moment in ('any', 'save') if k%2 else ('save', 'any'):
+        # the first run dies in its second save alone, so that one session has left its seconds
+        for moment in ('save',) if not k else ('any', 'save') if k%2 else ('save', 'any'):
             before = unmarked(out)
             process = start(out, dies=(.02+draw.random()*.06, 1 if k%4 else 2) if moment == 'save' else None)
             process.join(draw.random()*whole.seconds if moment == 'any' else None)

@@ -204,12 +204,11 @@ class Watch(TrainerCallback):
         probe:Callable|None=None, # `probe() -> dict of metrics`, that only describe
         measure_every:int|None=None, # Steps between readings of the probe; None: none
         processes=None, # `Processes` that train together; None: this one alone
-        stop:int|None=None, # Step after which training ends before its schedule does; None: at its end
         keep_time:Callable=lambda: None, # Called with each checkpoint, before it counts
     ):
         self.model,self.select,self.every,self.folder,self.minutes = model,select,every,Path(folder),minutes
         self.probe,self.measure_every,self.processes = probe,measure_every if probe else None,processes
-        self.stop,self.keep_time = stop,keep_time
+        self.stop,self.keep_time = None,keep_time # `stop`: where training ends before its schedule does
         self.first = processes is None or processes.first
         self.trajectory,self.saved = [], time.monotonic()
         self.best_weights,self.last_weights = None, None # State of the encoder at the best look, and at the end
@@ -360,7 +359,8 @@ def train(
     if not processes: _check_alone()
     folder,first = Path(folder), processes is None or processes.first
     model = TwoViews(encoder, head, loss, online, teacher=teacher, processes=processes, packed=packed)
-    watch = Watch(model, select, config.eval_every, folder, minutes, probe=probe, measure_every=config.measure_every, processes=processes, stop=config.stop, keep_time=keep_time)
+    watch = Watch(model, select, config.eval_every, folder, minutes, probe=probe, measure_every=config.measure_every, processes=processes, keep_time=keep_time)
+    watch.stop = config.stop
     replay = can_replay(model, config.chunk) if replay is None else replay
     longest = max(map(len, token_ids)) if replay else None
     collate = _collate(encoder.tokenizer.pad_token_id, teacher is not None, longest)

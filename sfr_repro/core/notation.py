@@ -15,14 +15,15 @@ from torch import Tensor
 def as_views(
     h:Tensor, # Anchors, `(B, D)`
     h_pos:Tensor, # Positives, `(B, D)`; row `i` pairs with row `i` of `h`
-)->tuple[Tensor,Tensor]: # The same two, float32 or float64
+)->tuple[Tensor,Tensor]: # The same two, float32 or float64; an infinite entry is NaN
     "Check that two views fit together, and widen half precision; `ValueError` names both shapes"
     for name,x in (("h",h), ("h_pos",h_pos)):
         if x.ndim != 2 or not len(x): raise ValueError(f"{name} has shape {tuple(x.shape)}: a view is a matrix (B, D) of at least one row")
         if not x.is_floating_point(): raise ValueError(f"{name} holds {x.dtype}: a view holds floating-point numbers")
     if h.shape != h_pos.shape: raise ValueError(f"h {tuple(h.shape)} and h_pos {tuple(h_pos.shape)} must have one shape")
     dtype = torch.promote_types(torch.promote_types(h.dtype, h_pos.dtype), torch.float32)
-    return h.to(dtype), h_pos.to(dtype)
+    h,h_pos = h.to(dtype), h_pos.to(dtype)
+    return h + 0*h.detach(), h_pos + 0*h_pos.detach()           # infinite times 0 is NaN
 
 # %% ../../nbs/core/00_notation.ipynb #1f16e549
 def unit_rows(

@@ -21,8 +21,8 @@ def sine(
 )->Tensor: # Sines of the same angles in [0, pi], the same shape
     "Sine from cosine; 0 with zero gradient where a cosine is outside (-1, 1)"
     square = (1-cos)*(1+cos)
-    inside = square > 0
-    return torch.where(inside, square, 1).sqrt()*inside
+    outside = square <= 0                                      # False for NaN, which stays NaN
+    return torch.where(outside, 0, torch.where(outside, 1, square).sqrt())
 
 # %% ../../nbs/losses/01_arccon.ipynb #348294a7
 def check_angle(

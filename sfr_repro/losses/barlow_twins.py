@@ -60,7 +60,7 @@ def barlow_twins_repaired_coefficients(h:Tensor, h_pos:Tensor, **constants)->Fro
 
 # %% ../../nbs/losses/06_barlow_twins.ipynb #96ec4631
 barlow_twins_repaired_spec = frozen_loss(barlow_twins_repaired_coefficients, surrogate_energy,
-    frozen_grad, frozen_components)
+    frozen_grad, frozen_components, wide=True)
 barlow_twins_repaired = barlow_twins_repaired_spec.value
 barlow_twins_repaired_grad = barlow_twins_repaired_spec.grad
 barlow_twins_repaired_components = barlow_twins_repaired_spec.components

@@ -47,6 +47,26 @@ LOSSES = {spec.name:spec for spec in (
     softcse_weight_spec, softcse_temperature_spec,
 )}
 
+# %% ../../nbs/losses/13_registry.ipynb #b409f762
+def _sample(spec):
+    "Two views of four rows and a reference for each tensor that is needed; the same every time"
+    draw = torch.Generator().manual_seed(0)
+    h,h_pos,v = (unit_rows(torch.randn(4, 6, generator=draw, dtype=torch.float64))
+        for _ in range(3))
+    return h, unit_rows(h+h_pos), {n:(v @ v.T).clamp(-1, 1) for n in spec.needs}
+
+# %% ../../nbs/losses/13_registry.ipynb #c97695e4
+def _check_constants(loss):
+    "`UserError` for constants that are out of range, or whose gradient float32 cannot hold"
+    h,h_pos,tensors = _sample(loss.spec)
+    tensors = {k:x.float() for k,x in tensors.items()}
+    try: g = replace(loss, normalize=True).grad(h.float(), h_pos.float(), **tensors)
+    except (ValueError, TypeError) as e: raise UserError(f"{loss.name}: {e}") from None
+    if not all(x.isfinite().all() for x in g):
+        plain = replace(loss, normalize=False)
+        raise UserError(f"{plain!r}: its gradient is not finite in float32, "
+                        "use constants nearer to the defaults")
+
 # %% ../../nbs/losses/13_registry.ipynb #08cfe998
 def make_loss(
     name:str, # A name of `LOSSES`
@@ -68,9 +88,7 @@ def make_loss(
         return float(v) if type(v) is int and isinstance(spec.constants[k], float) else v
     given = {k:exact(k, v) for k,v in constants.items()}                  # tau=1 is tau=1.0
     loss = Loss(spec, {**spec.constants, **given}, normalize)
-    sample = torch.eye(2)
-    try: loss(sample, sample, **{n:torch.zeros(2, 2) for n in loss.needs})   # out of range: refused
-    except (ValueError, TypeError) as e: raise UserError(f"{name}: {e}") from None
+    _check_constants(loss)
     return loss if tile is None else replace(loss, strips=tiled_form(spec, loss.constants, tile))
 
 # %% ../../nbs/losses/13_registry.ipynb #4640387f
@@ -136,13 +154,6 @@ def _check_signature(spec):
             f"loss {name!r} has no default for {bare[0].name}: every constant needs one")
 
 # %% ../../nbs/losses/13_registry.ipynb #49d9486f
-def _sample(spec):
-    "Two views of four rows and a reference for each tensor that is needed; the same every time"
-    draw = torch.Generator().manual_seed(0)
-    h,h_pos,v = (unit_rows(torch.randn(4, 6, generator=draw, dtype=torch.float64))
-        for _ in range(3))
-    return h, unit_rows(h+h_pos), {n:(v @ v.T).clamp(-1, 1) for n in spec.needs}
-
 def _tried(name, f, *args, **given):
     "What a user's function returns; `UserError` when it raises"
     try: return f(*args, **given)

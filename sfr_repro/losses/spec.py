@@ -40,6 +40,7 @@ class LossSpec:
     paradigm:Callable|None = None # For a composed loss: `paradigm(*, constants) -> Paradigm`
     tiled:Callable|None = None # Its linear-memory form, as `losses.tiled` writes it
     any_length:bool = False # Whether it is meant for rows of any length
+    wide:bool = False # Whether float32 loses digits that count, so that float64 is used inside
 
     @property
     def name(self)->str:
@@ -121,6 +122,7 @@ def frozen_loss(
     energy:Callable, # `energy(h, h_pos, coefficients) -> Tensor ()`, which is differentiated
     gradient:Callable, # `gradient(coefficients) -> (dh, dh_pos)` at the frozen point
     read:Callable, # `read(coefficients) -> Components`
+    wide:bool=False, # As in `LossSpec`
 )->LossSpec: # Of the loss `x`
     "A loss that stops gradients, from its two halves"
     def value(h, h_pos, **constants):
@@ -134,7 +136,7 @@ def frozen_loss(
 
     value,grad,components = (
         built(f, f.__name__, coefficients, "coefficients") for f in (value,grad,components))
-    return LossSpec(value, grad, components, coefficients, energy)
+    return LossSpec(value, grad, components, coefficients, energy, wide=wide)
 
 # %% ../../nbs/losses/08_spec.ipynb #2eeed7d3
 def _whole(f):
@@ -149,10 +151,14 @@ def _whole(f):
 # %% ../../nbs/losses/08_spec.ipynb #c1826f8d
 def _through_unit_rows(x, g):
     "`(I - uu')g/|x|`, zero for zero rows"
+    x = x.to(g.dtype)
     u = unit_rows(x)
-    length = x.to(u.dtype).norm(dim=1, keepdim=True)
+    scale = x.abs().amax(1, keepdim=True)           # no overflow or underflow inside the square
+    zero = scale == 0
+    scale = torch.where(zero, 1, scale)
+    length = torch.where(zero, 1, (x/scale).norm(dim=1, keepdim=True))
     across = g - (g*u).sum(1, keepdim=True)*u
-    return torch.where(length > 0, across/torch.where(length > 0, length, 1), 0)
+    return torch.where(zero, 0, across/length/scale)
 
 # %% ../../nbs/losses/08_spec.ipynb #e085fb48
 _TOLD = []    # the loss that was given other rows, once one was
@@ -167,6 +173,10 @@ def _tell_of_lengths(name, views):
         length = lengths[off.argmax()].item()
         warnings.warn(f"{name} was given a row of length {length:.3g}: it expects unit rows, write "
             f"make_loss({name!r}, normalize=True), or give unit_rows(h)", stacklevel=5)
+
+# %% ../../nbs/losses/08_spec.ipynb #6f4154c8
+def result_type(h, h_pos): # float32, or float64 where a view has it
+    return torch.promote_types(torch.promote_types(h.dtype, h_pos.dtype), torch.float32)
 
 # %% ../../nbs/losses/08_spec.ipynb #1f4c1869
 @dataclass(eq=False, repr=False)
@@ -218,6 +228,8 @@ class Loss(nn.Module):
             given,taken = ", ".join(tensors) or "no tensors", ", ".join(self.needs) or "none"
             raise ValueError(f"{self.name} was given {given} beside the views: it takes {taken}")
         with torch.autocast(h.device.type, enabled=False):      # similarities in bf16 would pass 1
+            if self.spec.wide and self.normalize and h.device.type != "mps": # which has no float64
+                h,h_pos = (x.double() for x in as_views(h, h_pos))
             if self.normalize: h,h_pos = unit_rows(h), unit_rows(h_pos)
             return f(h, h_pos, **tensors, **self.constants)
 
@@ -228,13 +240,14 @@ class Loss(nn.Module):
         if not (self.normalize or self.spec.any_length or waits and self.looked):
             _tell_of_lengths(self.name, (h,h_pos))
             self.looked = True
-        return value
+        return value.to(result_type(h, h_pos))
 
     def grad(self, h:Tensor, h_pos:Tensor, **tensors:Tensor)->tuple[Tensor,Tensor]:
         "The gradient by hand, `(dL/dh, dL/dh_pos)`, of the rows as they are given"
         g = self._call(self._form("grad", h), h, h_pos, tensors)
-        if not self.normalize: return g
-        return tuple(_through_unit_rows(x, gx) for x,gx in zip((h,h_pos), g, strict=True))
+        if self.normalize:
+            g = [_through_unit_rows(x, gx) for x,gx in zip((h,h_pos), g, strict=True)]
+        return tuple(x.to(result_type(h, h_pos)) for x in g)
 
     def components(self, h:Tensor, h_pos:Tensor, **tensors:Tensor)->Components:
         "Dissipation, weight and ratio for the anchors; `(B, B)`, tiled or not"

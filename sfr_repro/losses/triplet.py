@@ -122,8 +122,8 @@ def chord(
 )->Tensor: # Distances on the unit sphere, the same shape
     "Euclidean distance of two unit vectors from their cosine, finite gradient everywhere"
     square = 2-2*cos
-    inside = square > eps
-    return torch.where(inside, torch.where(inside, square, 1).sqrt(), math.sqrt(eps))
+    floored = square <= eps                                    # False for NaN, which stays NaN
+    return torch.where(floored, math.sqrt(eps), torch.where(floored, 1, square).sqrt())
 
 # %% ../../nbs/losses/02_triplet.ipynb #b68b2a82
 def chord_slope(
@@ -156,9 +156,9 @@ def angle(
     cos:Tensor, # Cosines, any shape
 )->Tensor: # Angles, radians, the same shape; 0 or pi where a cosine is outside (-1, 1)
     "Angle from cosine, with a finite gradient everywhere"
-    inside = sine(cos) > 0
-    outside = math.pi*(cos < 0).to(cos.dtype)
-    return torch.where(inside, torch.where(inside, cos, 0).arccos(), outside)
+    outside = sine(cos) <= 0                                   # False for NaN, which stays NaN
+    end = math.pi*(cos < 0).to(cos.dtype)
+    return torch.where(outside, end, torch.where(outside, 0, cos).arccos())
 
 # %% ../../nbs/losses/02_triplet.ipynb #8d6edbbd
 def angle_slope(

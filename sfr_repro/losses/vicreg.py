@@ -53,9 +53,9 @@ def pair_softmax(
 def diagonal_limit(
     h:Tensor, # Anchors as they are given, any floating-point type
     h_pos:Tensor, # Positives as they are given
-)->float: # 1.8e19 for float32 and bfloat16, 256 for float16
-    "Square root of the largest number that both views can hold"
-    return min(torch.finfo(x.dtype).max for x in (h,h_pos))**.5
+)->float: # 1e10, or 256 where a view is float16
+    "Where float64 still keeps the digits of the other weights, and float16 does not overflow"
+    return min(1e10, *(torch.finfo(x.dtype).max**.5 for x in (h,h_pos)))
 
 # %% ../../nbs/losses/05_vicreg.ipynb #2e8a0459
 def cosine_weights(sim:Tensor)->Tensor: # `(B, B)`, diagonal included
@@ -131,7 +131,7 @@ def vicreg_repaired_coefficients(h:Tensor, h_pos:Tensor, **constants)->Frozen: #
 
 # %% ../../nbs/losses/05_vicreg.ipynb #367f6dc0
 vicreg_repaired_spec = frozen_loss(vicreg_repaired_coefficients, surrogate_energy,
-    frozen_grad, frozen_components)
+    frozen_grad, frozen_components, wide=True)
 vicreg_repaired,vicreg_repaired_grad = vicreg_repaired_spec.value, vicreg_repaired_spec.grad
 vicreg_repaired_components = vicreg_repaired_spec.components
 

@@ -21,7 +21,8 @@ setuptools.setup(
     # weights and own sentences; an editable install hides it when this is missing
     package_data={lib: ['assets/**/*']},
     install_requires=cfg['requirements'].split(),
-    extras_require={k: cfg[f'{k}_requirements'].split() for k in ('dev', 'compare', 'mteb')},
+    extras_require={k: cfg[f'{k}_requirements'].split()
+                    for k in ('dev', 'compare', 'mpnet', 'mteb')},
     python_requires=f">={cfg['min_python']}",
     entry_points={'console_scripts': cfg['console_scripts'].split(),
                   'nbdev': [f'{lib}={lib}._modidx:d']},

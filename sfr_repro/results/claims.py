@@ -70,14 +70,15 @@ def needed_table(
     t = table[table.state=="not run"]
     t = t.assign(needs=np.where(t.measure.isna(), "a function of records", "records"))
     rows = []
-    for (family,size,what),t in t.groupby(["family","size","needs"], sort=False):
-        needs = dict.fromkeys(name for names in t.records for name in names)
+    for (family,size,what),part in t.groupby(["family","size","needs"], sort=False):
+        needs = dict.fromkeys(part.records.explode().dropna())
         short = ", ".join(list(needs)[:3]) + (", ..." if len(needs) > 3 else "")
-        rows.append((family, len(t), size, what, short))
+        rows.append((family, len(part), size, what, short))
     return pd.DataFrame(rows, columns=["family","not run","size","needs","of"])
 
 # %% ../../nbs/results/08_claims.ipynb #b3ef8c73
-STATE_COLOURS = dict(zip(STATES[:5], ("#0173b2","#de8f05","#000000","#949494","#9a7fc0")))
+STATE_COLOURS = dict(zip(STATES[:5], ("#0173b2","#de8f05","#000000","#949494","#9a7fc0"),
+    strict=True))
 
 def claims_figure(
     table:pd.DataFrame, # Of `claims_table`

@@ -63,7 +63,7 @@ class Claim(BaseModel):
 
     @property
     def words(self)->str: # The sentence, with the reading where there are several
-        return f"{self.claim} ({self.reading})" if self.reading else self.claim
+        return f"{self.claim.rstrip('.')} ({self.reading})" if self.reading else self.claim
     @property
     def unit(self)->str: # Of the differences
         if self.kind in ("proved","reproduced","order"): return ""

@@ -8,6 +8,7 @@ __all__ = ['PAPERS', 'STATE_COLOURS', 'OTHER_COLOURS', 'number_text', 'page_link
            'rerun_table', 'needed_table', 'draw_claims', 'claims_figure', 'states_figure']
 
 # %% ../../nbs/results/08_claims.ipynb #b2a54a9f
+import re
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -72,8 +73,7 @@ def state_sentence(
     return f"**{len(table)} claims**: {states_text(table)}."
 
 # %% ../../nbs/results/08_claims.ipynb #4f21f069
-PAPERS = {"A":"A, gradient paradigm", "B":"B, isotropy", "C":"C, SoftCSE",
-    "bridge":"bridge between them"}
+PAPERS = {"A":"A: gradient", "B":"B: isotropy", "C":"C: SoftCSE", "bridge":"bridge"}
 
 def papers_table(
     table:pd.DataFrame, # Of `claims_table`
@@ -112,12 +112,16 @@ def verdict_sentences(
     "Which claims are decided, and which way"
     items,stars = [], holds_in_family(table).map({True:"*", False:""})
     for state in ("supported","contradicted","no difference"):
-        some = table[table.state==state]
-        if not len(some): continue
-        said = [f"{r.claim.rstrip('.')}: {number_text(r)}{stars[k]}" for k,r in some.iterrows()]
-        items.append(f"- **{state.capitalize()}** ({len(some)}). " + "; ".join(said) + ".")
-    rest = [f"{n} {s}" for s in ("proved","reproduced","undecided","exploratory","not run")
-        if (n := (table.state==s).sum())]
+        said = {}
+        for k,r in table[table.state==state].iterrows():
+            claim,reading = re.fullmatch(r"(.*?)(?: \(([^()]*)\))?", r.claim).groups("")
+            said.setdefault(claim.rstrip("."), []).append(f"{reading} {number_text(r)}{stars[k]}".strip())
+        lines = [f"{claim}: {', '.join(numbers)}" for claim,numbers in said.items()]
+        count = sum(map(len, said.values()))
+        if lines: items.append(f"- **{state.capitalize()}** ({count}). " + "; ".join(lines) + ".")
+    counts = table.state.value_counts()
+    others = ("proved","reproduced","not reproduced","undecided","exploratory","not run")
+    rest = [f"{counts[s]} {s}" for s in others if s in counts]
     return "\n".join([*items, f"- The others are {', '.join(rest)}."])
 
 # %% ../../nbs/results/08_claims.ipynb #c693ea58

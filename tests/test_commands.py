@@ -36,6 +36,8 @@ def test_readmes_reproduce_line_in_a_clean_clone(clone):
                 if o.startswith('make reproduce'))
     done = make(clone, *line.split()[1:], 'PRESET=smoke', f'VENV={sys.prefix}')
     assert not done.returncode, f'{done.stdout}\n{done.stderr}'
+    for title in ('toy result', 'Committed records on the seven real STS sets', 'To run on the'):
+        assert title in done.stdout, done.stdout
     assert list((clone/'sfr_repro').rglob('*.pyc')), "the clone's own package was not what ran"
     records = list((clone/'runs').rglob('record.json'))
     assert records

@@ -60,8 +60,8 @@ def test_sidebar_lists_the_notebooks_on_disk_in_reading_order():
     sidebar = yaml.safe_load(read(ROOT/'_quarto.yml'))['website']['sidebar']
     listed = list(hrefs(sidebar['contents']))
     assert sorted(listed) == sorted(p.relative_to(ROOT/'nbs').as_posix() for p in NBS)
-    assert listed[0] == 'index.ipynb'
-    for section in sidebar['contents'][1:]:
+    assert listed[:2] == ['index.ipynb', 'results/08_claims.ipynb']
+    for section in sidebar['contents'][2:]:
         pages = list(hrefs(section))
         folders = {p.rpartition('/')[0] for p in pages}
         ordered = pages == sorted(pages) and len(folders) == 1
@@ -469,6 +469,8 @@ def test_figures_have_caption_and_alt_text():
 
 def test_readme_is_made_from_the_index():
     assert read(ROOT/'README.md') == make_readme.readme(), 'run make readme'
+    drawn = (ROOT/'nbs'/make_readme.PICTURE).read_bytes()
+    assert drawn == make_readme.picture(), 'run make readme'
 
 def test_readme_links_lead_somewhere():
     for target in re.findall(r'\]\(([^)\s]+)\)', read(ROOT/'README.md')):

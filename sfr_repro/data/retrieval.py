@@ -168,14 +168,15 @@ def retrieval_set(
     if not keep: raise DataError(f"{name} has no query with a judgement above 0")
     for i in keep:
         if not asked[i].strip(): raise DataError(f"{query_places[i]} has an empty query")
-    def kept(column): return [column[i] for i in keep]
-    query_places,query_ids = kept(query_places), kept(query_ids)
+    def judged_rows(column): return [column[i] for i in keep]
+    query_places,query_ids = judged_rows(query_places), judged_rows(query_ids)
     lists = None
     if candidates is not None:
         doc = positions(doc_ids)
         lists = [candidate_positions(name, place, i, candidates.get(i), doc)
                  for place,i in zip(query_places, query_ids, strict=True)]
-    return RetrievalSet(name, doc_ids, texts, query_ids, kept(asked), kept(judged), lists, None,
+    asked,judged = judged_rows(asked), judged_rows(judged)
+    return RetrievalSet(name, doc_ids, texts, query_ids, asked, judged, lists, None,
                         split, source, doc_places, query_places)
 
 # %% ../../nbs/data/05_retrieval.ipynb #363d59cc

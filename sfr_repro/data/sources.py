@@ -105,7 +105,7 @@ HUB = { # Name -> what the hub has under it
 @functools.lru_cache(maxsize=None)
 def address_answers(
     url:str, # What to knock at; proxies of the environment are used
-    seconds:float=0.9, # How long to wait, in seconds
+    seconds:float=6., # How long to wait at most, in seconds
 )->bool: # False also for no name, no route, a refusal, an error page, or no address at all
     "Does a web address answer in time?"
     heard = []

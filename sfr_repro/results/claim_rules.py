@@ -4,12 +4,14 @@
 
 # %% auto #0
 __all__ = ['Setting', 'SCORES', 'CLAIM_MEASURES', 'SETTING_KEYS', 'SHORT', 'RATES_EXPERIMENT', 'CLAIM_COLUMNS', 'NUMBERS',
-           'GeometryChange', 'Claim', 'NotRun', 'checkpoint_metrics', 'score_values', 'claimed_change', 'fall_values',
-           'setting_of', 'setting_name', 'config_value', 'wanted_value', 'runs_of', 'check_same_inputs',
-           'claim_differences', 'side_means', 'read_claims', 'readings_of', 'read_claim', 'single_pairs', 'check_claim',
-           'judge_claim', 'claims_table', 'single_claims', 'family_table']
+           'GeometryChange', 'Claim', 'score_keys', 'NotRun', 'checkpoint_metrics', 'score_values', 'claimed_change',
+           'fall_values', 'setting_of', 'setting_name', 'config_value', 'wanted_value', 'has_values', 'runs_of',
+           'check_same_inputs', 'all_runs', 'trains', 'claim_differences', 'side_means', 'read_claims', 'readings_of',
+           'read_claim', 'single_pairs', 'check_claim', 'judge_claim', 'claims_table', 'single_claims',
+           'holds_in_family', 'family_table']
 
 # %% ../../nbs/results/09_claim_rules.ipynb #8e4d8d95
+import itertools
 import tomllib
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -61,7 +63,7 @@ class Claim(BaseModel):
 
     @property
     def words(self)->str: # The sentence, with the reading where there are several
-        return f"{self.claim} ({self.reading})" if self.reading else self.claim
+        return f"{self.claim.rstrip('.')} ({self.reading})" if self.reading else self.claim
     @property
     def unit(self)->str: # Of the differences
         if self.kind in ("proved","reproduced","order"): return ""
@@ -70,11 +72,18 @@ class Claim(BaseModel):
         return "of 1" if self.geometry.quantity == "neighbour_share" else "cosine"
 
 # %% ../../nbs/results/09_claim_rules.ipynb #ee9e6277
+def score_keys(
+    sets:Sequence[str], # Names of data sets
+    pattern:str, # A record's key, with `{}` for the set
+)->dict[str,str]: # Set -> key
+    "Where records have a score"
+    return {name:pattern.format(name) for name in sets}
+
 SCORES = { # Measure -> data set -> key of a record
-    "sts": {n:f"sts/{n}/test/all/spearman" for n in STS_SETS},
-    "transfer": {n:f"transfer/{n}/all/folds/accuracy" for n in TRANSFER_SETS[:4]}
-        | {n:f"transfer/{n}/test/all/accuracy" for n in TRANSFER_SETS[4:]},
-    "retrieval": {n:f"retrieval/{n}/test/all/ndcg@10" for n in ("quora_dup","cranfield","cisi")},
+    "sts": score_keys(STS_SETS, "sts/{}/test/all/spearman"),
+    "transfer": score_keys(TRANSFER_SETS[:4], "transfer/{}/all/folds/accuracy")
+        | score_keys(TRANSFER_SETS[4:], "transfer/{}/test/all/accuracy"),
+    "retrieval": score_keys(("quora_dup","cranfield","cisi"), "retrieval/{}/test/all/ndcg@10"),
     "reranking": {"trecqa":"retrieval/trecqa/test/all/map@1000"},
 }
 
@@ -88,7 +97,8 @@ def checkpoint_metrics(
 )->dict[str,float]: # By the keys of records
     "The metrics of one checkpoint of a run"
     if checkpoint != "last" or record.kind != "train": return record.metrics
-    if not record.last_metrics: raise NotRun(f"{record.run_name} keeps no scores of the last checkpoint")
+    if not record.last_metrics:
+        raise NotRun(f"{record.run_name} keeps no scores of the last checkpoint")
     return record.last_metrics
 
 # %% ../../nbs/results/09_claim_rules.ipynb #0b7829f1
@@ -187,6 +197,13 @@ def wanted_value(
     return sorted(value) if isinstance(value, list) else value
 
 # %% ../../nbs/results/09_claim_rules.ipynb #065caf6d
+def has_values(
+    record:Record, # Any
+    wanted:dict[str,Any], # Key of a setting -> value, as `wanted_value` gives it
+)->bool:
+    "Whether a record is of a setting"
+    return all(config_value(record, k) == v for k,v in wanted.items())
+
 def runs_of(
     setting:Setting, # As the file has it
     claim:Claim, # That names it
@@ -198,7 +215,7 @@ def runs_of(
     if "loss" in wanted: records = [r for r in records if r.kind == "train"]
     for experiment in (table["experiment"],) if "experiment" in table else claim.records:
         here = [r for r in records if r.experiment.name == experiment]
-        fitting = [r for r in here if all(config_value(r, k) == v for k,v in wanted.items())]
+        fitting = [r for r in here if has_values(r, wanted)]
         if fitting: break
     else: raise NotRun(f"no record of {setting_name(setting)} in {', '.join(claim.records)}")
     ids,runs = {r.id for r in fitting}, {r.seed:r for r in fitting}
@@ -226,20 +243,33 @@ def check_same_inputs(
             if first != mark: raise NotRun(f"its records read different {name}")
 
 # %% ../../nbs/results/09_claim_rules.ipynb #558e8187
+def all_runs(
+    side:Sequence[dict[int,Record]], # Runs by seed, of each setting
+)->list[Record]: # In order
+    "The records of one side of a claim"
+    return [record for runs in side for record in runs.values()]
+
+def trains(
+    runs:dict[int,Record], # Of one setting, by seed
+)->bool: # False for a model that is evaluated as it is
+    "Whether a setting has a seed"
+    return all(r.kind=="train" for r in runs.values())
+
 def claim_differences(
     claim:Claim, # With a measure
     records:Sequence[Record], # All
 )->np.ndarray: # `(seeds, sets)`, positive where the claim wants it
     "Equation (difference) for one claim; `NotRun` says what is missing"
-    sides = [[runs_of(s, claim, records) for s in side] for side in (claim.higher, claim.lower)]
-    every = [runs for side in sides for runs in side]
-    names = [{r.run_name for runs in side for r in runs.values()} for side in sides]
-    if names[0] & names[1]: raise NotRun("a run would be compared with itself")
-    check_same_inputs(claim, [r for runs in every for r in runs.values()])
-    trained = [set(runs) for runs in every if all(r.kind=="train" for r in runs.values())]
+    higher,lower = (
+        [runs_of(s, claim, records) for s in side] for side in (claim.higher, claim.lower))
+    above,below = map(all_runs, (higher, lower))
+    both = {r.run_name for r in above} & {r.run_name for r in below}
+    if both: raise NotRun("a run would be compared with itself")
+    check_same_inputs(claim, [*above, *below])
+    trained = [set(runs) for runs in (*higher, *lower) if trains(runs)]
     seeds = sorted(set.intersection(*trained)) if trained else []
     if not seeds: raise NotRun("its settings share no seed")
-    return side_means(claim, sides[0], seeds) - side_means(claim, sides[1], seeds)
+    return side_means(claim, higher, seeds) - side_means(claim, lower, seeds)
 
 # %% ../../nbs/results/09_claim_rules.ipynb #ada86474
 def side_means(
@@ -347,7 +377,7 @@ def check_claim(
     if claim.measure in SCORES and not claim.checkpoint: refuse("the key 'checkpoint' is missing")
     if claim.singles == "pairwise" and len(claim.higher) != len(claim.lower):
         refuse("pairwise singles need as many settings in 'lower' as in 'higher'")
-    pairs = [s for pair in single_pairs(claim) for s in pair]
+    pairs = itertools.chain.from_iterable(single_pairs(claim))
     for setting in (*claim.higher, *claim.lower, *pairs):
         odd = set(setting_of(setting))-{*SETTING_KEYS,"experiment"}
         if odd: refuse(f"unknown key {min(odd)!r} in the setting {setting}")
@@ -393,15 +423,25 @@ def single_claims(
     return singles
 
 # %% ../../nbs/results/09_claim_rules.ipynb #0c9dc4bb
+def holds_in_family(
+    table:pd.DataFrame, # Of `claims_table`
+)->pd.Series: # True for a verdict that Holm's correction within its family leaves standing
+    "Which verdicts hold together"
+    holds = pd.Series(False, table.index)
+    for _,t in table[table.p.notna() & (table.state != "exploratory")].groupby("family"):
+        holds[t.index] = holm(t.p.tolist())
+    return holds & table.state.isin(("supported","contradicted"))
+
+# %% ../../nbs/results/09_claim_rules.ipynb #e252938d
 def family_table(
     table:pd.DataFrame, # Of `claims_table`: all claims, or the singles of some
 )->pd.DataFrame: # Columns: family, claims, judged, decided, by chance, hold
     "How many false verdicts chance gives each family, and how many hold by Holm"
-    rows = []
+    rows,holds = [], holds_in_family(table)
     for family,t in table.groupby("family", sort=False):
-        judged = t[t.p.notna() & (t.state != "exploratory")]
-        decided = judged.state.isin(("supported","contradicted"))
-        hold = int(np.sum(decided & np.array(holm(judged.p.tolist()), bool)))
-        chance = round(expected_false(len(judged)), 2)
-        if len(judged): rows.append((family, len(t), len(judged), int(decided.sum()), chance, hold))
+        judged = int((t.p.notna() & (t.state != "exploratory")).sum())
+        if not judged: continue
+        decided = int(t.state.isin(("supported","contradicted")).sum())
+        chance = round(expected_false(judged), 2)
+        rows.append((family, len(t), judged, decided, chance, int(holds[t.index].sum())))
     return pd.DataFrame(rows, columns=["family","claims","judged","decided","by chance","hold"])

@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['CONTRASTIVE', 'ORIGINALS', 'REPAIRED', 'LOSSES_OF_A', 'RATES', 'BELOW', 'ABOVE', 'OWN_CONSTANT', 'REGIME', 'TRIAL',
-           'MAIN', 'COMMON_RATE', 'LONG', 'dev_after', 'best_record', 'edge_rates', 'toml_value', 'experiment_text',
-           'as_variant', 'edge_text', 'own_text', 'main_texts', 'repairs_of', 'parts_text', 'later_texts',
-           'tries_table']
+           'MAIN', 'EDGE_WORDS', 'OWN_WORDS', 'COMMON_RATE', 'MAIN_WORDS', 'COMMON_WORDS', 'MADE_MAIN', 'PARTS_WORDS',
+           'LONG', 'MADE_LATER', 'LONG_WORDS', 'TRANSFER_WORDS', 'dev_after', 'best_record', 'edge_rates', 'toml_value',
+           'experiment_text', 'as_variant', 'chosen_variants', 'edge_text', 'own_text', 'main_texts', 'repairs_of',
+           'parts_text', 'later_texts', 'tries_table']
 
 # %% ../../nbs/results/10_constants.ipynb #c0550004
 import itertools
@@ -26,7 +27,8 @@ BELOW,ABOVE = 1e-5, 8e-4 # One more on either side
 
 # %% ../../nbs/results/10_constants.ipynb #c0550007
 OWN_CONSTANT = {
-    "infonce":("tau", (.05, .03, .1)), "arccon":("u", (.17453292519943295, .08726646259971647, .2617993877991494)),
+    "infonce":("tau", (.05, .03, .1)),
+    "arccon":("u", (.17453292519943295, .08726646259971647, .2617993877991494)),
     "mpt":("margin", (.23, .15, .3)), "met":("margin", (.45, .3, .6)),
     "mhe":("lam", (10., 3., 30.)), "mhs":("lam", (1., .3, 3.)),
     "vicreg":("lam", (30., 10., 100.)), "barlow_twins":("lam", (30., 10., 100.)),
@@ -40,7 +42,8 @@ def dev_after(
 )->float: # STS-B dev, Spearman in [-1, 1]
     "The best held-out score at or after a step"
     metric = record.selection.metric
-    scores = [p.metrics[metric] for p in record.trajectory if p.step >= step and metric in p.metrics]
+    late = [p.metrics for p in record.trajectory if p.step >= step]
+    scores = [m[metric] for m in late if metric in m]
     if not scores: raise RecordError(f"{record.run_name}: no evaluation at or after step {step}")
     return max(scores)
 
@@ -51,7 +54,8 @@ def best_record(
 )->Record:
     "The try of a loss with the highest score, the first of equals"
     tries = [r for r in records if r.config["loss"]["name"]==loss]
-    if not tries: raise UserError(f"loss is {loss!r}: there is no try of it among {len(records)} records")
+    if not tries:
+        raise UserError(f"loss is {loss!r}: there is no try of it among {len(records)} records")
     return max(tries, key=dev_after)
 
 # %% ../../nbs/results/10_constants.ipynb #c055000f
@@ -60,7 +64,8 @@ def edge_rates(
 )->list[float]: # What every loss is given in addition: none, one or two
     "Rates beyond an edge at which some loss is best"
     best = {best_record(records, loss).config["train"]["lr"] for loss in LOSSES_OF_A}
-    return [more for edge,more in ((min(RATES),BELOW), (max(RATES),ABOVE)) if edge in best]
+    edges = {min(RATES):BELOW, max(RATES):ABOVE}
+    return [more for edge,more in edges.items() if edge in best]
 
 # %% ../../nbs/results/10_constants.ipynb #c0550012
 REGIME = '''preset = "embedded"
@@ -78,7 +83,8 @@ def toml_value(
     x, # A number, text, truth value, list or flat dict
 )->str:
     "A value as TOML writes it"
-    if isinstance(x, dict): return "{" + ", ".join(f"{k} = {toml_value(v)}" for k,v in x.items()) + "}"
+    if isinstance(x, dict):
+        return "{" + ", ".join(f"{k} = {toml_value(v)}" for k,v in x.items()) + "}"
     if isinstance(x, (list,tuple)): return "[" + ", ".join(map(toml_value, x)) + "]"
     if isinstance(x, bool): return str(x).lower()
     return f'"{x}"' if isinstance(x, str) else repr(x)
@@ -111,21 +117,43 @@ def as_variant(
     **more, # `seeds`
 )->dict: # For `experiment_text`
     "One setting"
-    return {"loss":{"name":loss, **{k:v for k,v in constants.items() if v is not None}}, "train":{"lr":lr}, **more}
+    given = {k:v for k,v in constants.items() if v is not None}
+    return {"loss":{"name":loss, **given}, "train":{"lr":lr}, **more}
+
+def chosen_variants(
+    records:Sequence[Record], # Tries, in the order in which they count
+    losses:Sequence[str], # Names
+    rates:Sequence[float]=(), # For every loss; none: the best of each
+)->list[dict]: # For `experiment_text`
+    "Each loss with the constants of its best try"
+    variants = []
+    for loss in losses:
+        best = best_record(records, loss).config
+        for lr in rates or (best["train"]["lr"],):
+            variants.append(as_variant(loss, best["loss"]["constants"], lr))
+    return variants
 
 # %% ../../nbs/results/10_constants.ipynb #c0550016
+EDGE_WORDS = (
+    "Paper A, constants, second round: one more learning rate for each of the twelve losses, since "
+    "the best rate of one\nlay at the edge of the five. Made by results/constants from the records "
+    "of paradigm_constants.toml; no test set is read.")
+
 def edge_text(
     records:Sequence[Record], # Of round 1
 )->str|None: # None where no best rate lies at an edge
     "`paradigm_constants_edge.toml`"
     rates = edge_rates(records)
     if not rates: return None
-    pairs = itertools.product(LOSSES_OF_A, rates)
-    variants = [as_variant(loss, best_record(records, loss).config["loss"]["constants"], lr) for loss,lr in pairs]
-    comment = "Paper A, constants, second round: one more learning rate for each of the twelve losses, since the best rate of one\nlay at the edge of the five. Made by results/constants from the records of paradigm_constants.toml; no test set is read."
-    return experiment_text(comment, (0,), TRIAL, variants, ("dev",))
+    variants = chosen_variants(records, LOSSES_OF_A, rates)
+    return experiment_text(EDGE_WORDS, (0,), TRIAL, variants, ("dev",))
 
 # %% ../../nbs/results/10_constants.ipynb #c0550017
+OWN_WORDS = (
+    "Paper A, constants, third round: two other values of one constant of each loss, at its best "
+    "learning rate.\nMade by results/constants from the records of the rounds before; "
+    "no test set is read.")
+
 def own_text(
     records:Sequence[Record], # Of rounds 1 and 2
 )->str:
@@ -134,24 +162,29 @@ def own_text(
     for loss,(constant,values) in OWN_CONSTANT.items():
         best = best_record(records, loss)
         for value in values[1:]:
-            variants.append(as_variant(loss, {**best.config["loss"]["constants"], constant:value}, best.config["train"]["lr"]))
-    comment = "Paper A, constants, third round: two other values of one constant of each loss, at its best learning rate.\nMade by results/constants from the records of the rounds before; no test set is read."
-    return experiment_text(comment, (0,), TRIAL, variants, ("dev",))
+            constants = {**best.config["loss"]["constants"], constant:value}
+            variants.append(as_variant(loss, constants, best.config["train"]["lr"]))
+    return experiment_text(OWN_WORDS, (0,), TRIAL, variants, ("dev",))
 
 # %% ../../nbs/results/10_constants.ipynb #c0550019
 COMMON_RATE = 2e-4
+MAIN_WORDS = ("Paper A's main table: twelve losses, each with the rate and the constant chosen on "
+    "STS-B dev, five seeds.\n")
+COMMON_WORDS = ("Paper A's main table at one common rate, 2e-4: twelve losses with their chosen "
+    "constants, five seeds.\n")
+MADE_MAIN = ("Made by results/constants from the records of the tries. What decides the claims is "
+    "in records/claims.toml.\nOn: sfr-mini, paper A's regime, 600 steps of 64. How long: about "
+    "three minutes a run on one thread.")
 
 def main_texts(
     records:Sequence[Record], # Of all rounds
 )->dict[str,str]: # Name of the file -> text
     "`paradigm_main.toml` and `paradigm_common.toml`"
-    best = {loss:best_record(records, loss).config for loss in LOSSES_OF_A}
-    chosen = [as_variant(loss, c["loss"]["constants"], c["train"]["lr"]) for loss,c in best.items()]
-    common = [as_variant(loss, c["loss"]["constants"], COMMON_RATE) for loss,c in best.items()]
-    made = "Made by results/constants from the records of the tries. What decides the claims is in records/claims.toml.\nOn: sfr-mini, paper A's regime, 600 steps of 64. How long: about three minutes a run on one thread."
+    chosen = chosen_variants(records, LOSSES_OF_A)
+    common = chosen_variants(records, LOSSES_OF_A, (COMMON_RATE,))
     return {
-        "paradigm_main.toml":experiment_text("Paper A's main table: twelve losses, each with the rate and the constant chosen on STS-B dev, five seeds.\n"+made, range(5), MAIN, chosen),
-        "paradigm_common.toml":experiment_text("Paper A's main table at one common rate, 2e-4: twelve losses with their chosen constants, five seeds.\n"+made, range(5), MAIN, common)}
+        "paradigm_main.toml":experiment_text(MAIN_WORDS+MADE_MAIN, range(5), MAIN, chosen),
+        "paradigm_common.toml":experiment_text(COMMON_WORDS+MADE_MAIN, range(5), MAIN, common)}
 
 # %% ../../nbs/results/10_constants.ipynb #c055001b
 def repairs_of(
@@ -159,39 +192,54 @@ def repairs_of(
 )->list[tuple[str,...]]: # All subsets, the full repair first
     "Every subset of the parts that a loss can be repaired by"
     parts = ("dissipation","ratio") if loss=="mhs_repaired" else ("dissipation","weight","ratio")
-    return [s for n in range(len(parts), -1, -1) for s in itertools.combinations(parts, n)]
+    by_size = (itertools.combinations(parts, n) for n in range(len(parts), -1, -1))
+    return list(itertools.chain.from_iterable(by_size))
 
 # %% ../../nbs/results/10_constants.ipynb #c055001d
+PARTS_WORDS = (
+    "Paper A: which part repairs? Every subset of the repair, at the rate chosen for the "
+    "repaired loss and at that of its\noriginal, three seeds; mask and form of the full repair; "
+    "the original at the rate of the repaired loss.\nMade by results/constants from the records "
+    "of the tries.\nOn: sfr-mini, paper A's regime, 600 steps of 64. How long: about three minutes "
+    "a run on one thread.")
+
 def parts_text(
     records:Sequence[Record], # Of all rounds
 )->str:
     "`paradigm_parts.toml`"
     variants = []
-    for original,repaired in zip(ORIGINALS, REPAIRED):
+    for original,repaired in zip(ORIGINALS, REPAIRED, strict=True):
         (first,second) = (best_record(records, loss).config for loss in (repaired, original))
         constants,lr,other = first["loss"]["constants"], first["train"]["lr"], second["train"]["lr"]
         full,*rest = repairs_of(repaired)
-        variants += [as_variant(repaired, {**constants, "repair":s}, lr) for s in rest]
-        variants += [as_variant(repaired, {**constants, "repair":full, k:v}, lr) for k,v in (("mask","cross"), ("form","paper"))]
+        changes = [{"repair":s} for s in rest]
+        changes += [{"repair":full, "mask":"cross"}, {"repair":full, "form":"paper"}]
+        variants += [as_variant(repaired, constants|change, lr) for change in changes]
         if other==lr: continue
-        variants += [as_variant(repaired, {**constants, "repair":s}, other) for s in (full, *rest)]
+        variants += [as_variant(repaired, constants|{"repair":s}, other) for s in (full, *rest)]
         variants.append(as_variant(original, second["loss"]["constants"], lr))
-    comment = "Paper A: which part repairs? Every subset of the repair, at the rate chosen for the repaired loss and at that of its\noriginal, three seeds; mask and form of the full repair; the original at the rate of the repaired loss.\nMade by results/constants from the records of the tries.\nOn: sfr-mini, paper A's regime, 600 steps of 64. How long: about three minutes a run on one thread."
-    return experiment_text(comment, range(3), MAIN, variants)
+    return experiment_text(PARTS_WORDS, range(3), MAIN, variants)
 
 # %% ../../nbs/results/10_constants.ipynb #c055001e
-LONG = ("infonce","barlow_twins","barlow_twins_repaired","vicreg","vicreg_repaired","mhe","mhe_repaired")
+LONG = ("infonce","barlow_twins","barlow_twins_repaired","vicreg","vicreg_repaired","mhe",
+    "mhe_repaired")
+MADE_LATER = ("Made by results/constants from the records of the tries. On: sfr-mini, paper A's "
+    "regime.")
+LONG_WORDS = (
+    "Paper A: what does a gradient that never dissipates do in the long run? Seven losses, "
+    f"2,000 steps of 64.\n{MADE_LATER} How long: eight minutes a run.")
+TRANSFER_WORDS = ("Paper A: seven transfer sets for seven losses, five seeds, best and last "
+    f"checkpoint.\n{MADE_LATER} How long: six minutes a run.")
 
 def later_texts(
     records:Sequence[Record], # Of all rounds
 )->dict[str,str]: # Name of the file -> text
     "`paradigm_long.toml` and `paradigm_transfer.toml`"
-    best = {loss:best_record(records, loss).config for loss in LONG}
-    chosen = [as_variant(loss, c["loss"]["constants"], c["train"]["lr"]) for loss,c in best.items()]
-    made = "Made by results/constants from the records of the tries. On: sfr-mini, paper A's regime."
+    chosen,tasks = chosen_variants(records, LONG), ("sts","transfer")
+    steps = {**MAIN, "steps":2000}
     return {
-        "paradigm_long.toml":experiment_text("Paper A: what does a gradient that never dissipates do in the long run? Seven losses, 2,000 steps of 64.\n"+made+" How long: eight minutes a run.", range(3), {**MAIN, "steps":2000}, chosen),
-        "paradigm_transfer.toml":experiment_text("Paper A: seven transfer sets for seven losses, five seeds, best and last checkpoint.\n"+made+" How long: six minutes a run.", range(5), MAIN, chosen, ("sts","transfer"))}
+        "paradigm_long.toml":experiment_text(LONG_WORDS, range(3), steps, chosen),
+        "paradigm_transfer.toml":experiment_text(TRANSFER_WORDS, range(5), MAIN, chosen, tasks)}
 
 # %% ../../nbs/results/10_constants.ipynb #c0550023
 def tries_table(
@@ -201,11 +249,12 @@ def tries_table(
     rows = []
     for loss in LOSSES_OF_A:
         best = best_record(records, loss)
-        own,lr = OWN_CONSTANT[loss][0], best.config["train"]["lr"]
-        others = [r for r in records if r.config["loss"]["name"]==loss and r.config["train"]["lr"] != lr]
-        second = max(others, key=dev_after)
-        tries = sum(r.config["loss"]["name"]==loss for r in records)
-        chosen = f"{own} {best.config['loss']['constants'][own]:.3g}"
-        rows.append({"loss":loss, "tries":tries, "rate":f"{lr:g}", "constant":chosen, "dev":round(100*dev_after(best), 2),
-            "other rate":f"{second.config['train']['lr']:g}", "dev there":round(100*dev_after(second), 2)})
-    return pd.DataFrame(rows)
+        tries = [r for r in records if r.config["loss"]["name"]==loss]
+        constant,lr = OWN_CONSTANT[loss][0], best.config["train"]["lr"]
+        second = max((r for r in tries if r.config["train"]["lr"] != lr), key=dev_after)
+        chosen = f"{constant} {best.config['loss']['constants'][constant]:.3g}"
+        other = f"{second.config['train']['lr']:g}"
+        devs = [round(100*dev_after(r), 2) for r in (best,second)]
+        rows.append((loss, len(tries), f"{lr:g}", chosen, devs[0], other, devs[1]))
+    return pd.DataFrame(rows, columns=["loss","tries","rate","constant","dev","other rate",
+                                       "dev there"])

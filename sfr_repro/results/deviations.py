@@ -12,11 +12,12 @@ from ..core.notation import Components
 from .report import as_markdown, records_folder
 
 # %% ../../nbs/results/02_deviations.ipynb #406b6583
-def deviations()->pd.DataFrame: # Columns: loss, topic, paper, official code, ours (default), effect, source; empty without a clone
+def deviations()->pd.DataFrame: # One row a deviation; empty without a clone
     "Where paper, official code and ours differ"
     path = records_folder("published")/"deviations.csv"
     columns = ["loss","topic","paper","official code","ours (default)","effect","source"]
-    return pd.read_csv(path, dtype=str, keep_default_na=False) if path.exists() else pd.DataFrame(columns=columns)
+    if not path.exists(): return pd.DataFrame(columns=columns)
+    return pd.read_csv(path, dtype=str, keep_default_na=False)
 
 # %% ../../nbs/results/02_deviations.ipynb #d2424d78
 def deviations_markdown(
@@ -24,7 +25,8 @@ def deviations_markdown(
 )->str: # A pipe table for a notebook in a room
     "The rows as Markdown, with links to the notebooks that show the effects"
     link = lambda text: re.sub(r"\((\w+)/(\d\d_\w+)\)$", r"([\1/\2](../\1/\2.ipynb))", text)
-    return as_markdown(table.assign(loss=table.loss.str.replace(" ", ", "), effect=table.effect.map(link)))
+    return as_markdown(table.assign(loss=table.loss.str.replace(" ", ", "),
+                                    effect=table.effect.map(link)))
 
 # %% ../../nbs/results/02_deviations.ipynb #88593a5c
 def mean_ratio(

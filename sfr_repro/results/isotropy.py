@@ -209,7 +209,7 @@ def sentence_figure(
 
 # %% ../../nbs/results/04_isotropy.ipynb #333700b9
 def before_after(
-    before:list[Record], # Of the untrained model: one, or one a seed of `after`
+    before:list[Record], # Before training: one, or one a seed of `after`
     after:list[Record], # Of the trained ones, one a seed
 )->pd.DataFrame: # As `geometry_claims_table` gives it
     "Paper B's claims, from two models"

@@ -87,8 +87,8 @@ def losses_table(
     return pd.DataFrame(rows)
 
 # %% ../../nbs/results/12_paradigm_tables.ipynb #d72dd652
-GROUP_OF = {name:group for group,names in (("contrastive",CONTRASTIVE), ("original",ORIGINALS),
-    ("repaired",REPAIRED)) for name in names}
+GROUP_OF = dict.fromkeys(CONTRASTIVE, "contrastive") | dict.fromkeys(ORIGINALS, "original") \
+    | dict.fromkeys(REPAIRED, "repaired")
 CHECKPOINTS = {"last":("#0173b2","o",-.16), "best":("#de8f05","s",.16)} # Colour, marker, shift
 
 # %% ../../nbs/results/12_paradigm_tables.ipynb #400ff188
@@ -260,5 +260,6 @@ def parts_table(
         rows += [subset_name(frozenset(s)) for s in combinations(REPAIR_PARTS, n)]
     rows += ["full, mask cross", "full, form paper", "original"]
     def cell(scores, row): return f"{scores[row]:.2f}" if row in scores else ""
-    cells = {name:[cell(scores, row) for row in rows] for name,scores in columns.items()}
-    return pd.DataFrame({"parts":rows, **cells})
+    table = pd.DataFrame({"parts":rows})
+    for name,scores in columns.items(): table[name] = [cell(scores, row) for row in rows]
+    return table

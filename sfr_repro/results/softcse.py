@@ -36,10 +36,10 @@ def rule_effects(
     off = ~torch.eye(B, dtype=torch.bool)
     s = sim_ref[off].view(B, B-1)
     near = s >= s.quantile(.9, 1, keepdim=True)
-    made = {r:softcse_weights(sim_ref, r) for r in WEIGHT_RULES}
-    made |= {r:softcse_temperatures(sim_ref, tau, r) for r in TEMPERATURE_RULES}
+    given = {r:softcse_weights(sim_ref, r) for r in WEIGHT_RULES}
+    given |= {r:softcse_temperatures(sim_ref, tau, r) for r in TEMPERATURE_RULES}
     found = {"mean":s.mean().item(), "sd":s.std(1).mean().item()}
-    for r,x in made.items():
+    for r,x in given.items():
         x = x[off].view(B, B-1)
         found[r] = (x[near].mean()/x.mean()).item()
     return found

@@ -24,6 +24,7 @@ from ..core.errors import UserError
 from ..core.records import Record
 from ..data.sts import STS_SETS
 from ..data.transfer import TRANSFER_SETS
+from .published_geometry import REPRODUCED
 from .report import records_folder
 from .verdict import check_kind, expected_false, holm, judge
 
@@ -51,7 +52,7 @@ class Claim(BaseModel):
     page:str
     size:Literal["embedded","paper","exact","simulation"]
     records:tuple[str,...] = ()
-    measure:str|None = None # Of `CLAIM_MEASURES`; None: nothing reads it from records yet
+    measure:str|None = None # Of `CLAIM_MEASURES` or `REPRODUCED`; None: nothing reads it yet
     checkpoint:Literal["best","last"]|None = None
     least:float|None = None
     seeds:int = 5
@@ -177,8 +178,7 @@ def config_value(
     value = record.config
     for part in SETTING_KEYS[key].split("."):
         value = value.get(part) if isinstance(value, dict) else None
-    if value is None: return "none"
-    return sorted(value) if isinstance(value, list) else value
+    return sorted(value) if isinstance(value, list) else "none" if value is None else value
 
 # %% ../../nbs/results/09_claim_rules.ipynb #cc86642f
 def wanted_value(
@@ -263,8 +263,8 @@ def claim_differences(
     higher,lower = (
         [runs_of(s, claim, records) for s in side] for side in (claim.higher, claim.lower))
     above,below = map(all_runs, (higher, lower))
-    both = {r.run_name for r in above} & {r.run_name for r in below}
-    if both: raise NotRun("a run would be compared with itself")
+    if {r.run_name for r in above} & {r.run_name for r in below}:
+        raise NotRun("a run would be compared with itself")
     check_same_inputs(claim, [*above, *below])
     trained = [set(runs) for runs in (*higher, *lower) if trains(runs)]
     seeds = sorted(set.intersection(*trained)) if trained else []
@@ -298,8 +298,8 @@ def read_claims(
     runs = path.parent/"runs"
     if not runs.is_dir():
         raise UserError(f"{runs}: there is no such folder, where the records of the claims are")
-    odd = [k for k in tables if k != "claim"]
-    if odd: raise UserError(f"{path}: unknown key {odd[0]!r}: only [[claim]] is allowed")
+    odd = set(tables)-{"claim"}
+    if odd: raise UserError(f"{path}: unknown key {min(odd)!r}: only [[claim]] is allowed")
     claims = {}
     for n,table in enumerate(tables.get("claim", []), 1):
         where = f"{path.name}, claim {n} ({table.get('id','no id')})"
@@ -365,7 +365,9 @@ def check_claim(
     if claim.kind == "proved": return
     if claim.least is None: refuse(f"kind {claim.kind!r} needs the key 'least'")
     if not claim.records: refuse(f"kind {claim.kind!r} needs the key 'records'")
-    if claim.kind == "reproduced": return
+    if claim.kind == "reproduced":
+        if claim.measure not in (None, *REPRODUCED): refuse(f"measure {claim.measure!r} is unknown")
+        return
     try: check_kind(claim.kind, claim.least)
     except ValueError as e: refuse(e)
     if claim.measure is None: return
@@ -392,11 +394,12 @@ def judge_claim(
     records:Sequence[Record], # All
 )->dict[str,Any]: # As `CLAIM_COLUMNS` has it
     "State, mean and interval of one claim, by `verdict` only"
-    own = ("id","paper","family","least","kind","unit","size","page","records","measure")
+    own = "id paper family least kind unit size page records measure".split()
     row = {k:getattr(claim, k) for k in own} | dict.fromkeys(NUMBERS, np.nan)
     row |= {"claim":claim.words, "seeds":0, "sets":0, "note":""}
     if claim.kind == "proved": return row|{"state":"proved"}
     if claim.measure is None: return row|{"state":"not run", "note":"no function reads its records"}
+    if claim.kind == "reproduced": return row|REPRODUCED[claim.measure](records)
     try: d = claim_differences(claim, records)
     except NotRun as e: return row|{"state":"not run", "note":str(e)}
     if len(d) == 1: row["note"] = "one seed"

@@ -23,6 +23,7 @@ def number_text(
 )->str: # For example "+1.23 [+0.40, +2.06]"; empty without a number
     "Mean and interval in the claim's unit"
     if np.isnan(row["mean"]): return ""
+    if row.kind=="reproduced": return f"at most {row['mean']:.1e} off"
     scale,digits = (100,1) if row.unit == "%" else (1, 2 if row.unit == "points" else 3)
     def text(x): return f"{scale*x:+.{digits}f}"
     ends = "" if np.isnan(row.low) else f" [{text(row.low)}, {text(row.high)}]"
@@ -37,7 +38,9 @@ def where_links(
     if row.records:
         name = row.records[0]
         file = records_folder().parents[1]/"experiments"/f"{name}.toml"
-        links.append(f"[runs](../experiments/{name}.toml)" if file.exists() else "no runs")
+        kept = any(records_folder().glob(f"{name}-*.json"))
+        without = f"records {name}" if kept else "no runs"
+        links.append(f"[runs](../experiments/{name}.toml)" if file.exists() else without)
     return ", ".join(links)
 
 # %% ../../nbs/results/08_claims.ipynb #65b1bc81
@@ -177,7 +180,7 @@ def claims_figure(
     table:pd.DataFrame, # Of `claims_table`
 )->Figure: # Two panels, one row a claim that has a number
     "All intervals in one picture, each in units of its `least`"
-    rows = table[table["mean"].notna() & (table.least > 0)]
+    rows = table[table["mean"].notna() & table.state.isin(STATE_COLOURS) & (table.least > 0)]
     half = max(1, (len(rows)+1)//2)
     fig,axes = plt.subplots(1, 2, figsize=(7.6, .9+.155*half), dpi=100, layout="constrained",
         sharex=True)

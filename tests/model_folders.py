@@ -25,7 +25,8 @@ def tokenizer(lower=True, pad='[PAD]'):
     ends = [(name, vocab[name]) for name in ('[CLS]', '[SEP]')]
     t.post_processor = processors.TemplateProcessing(single='[CLS] $A [SEP]', special_tokens=ends)
     named = dict(unk_token='[UNK]', cls_token='[CLS]', sep_token='[SEP]', mask_token='[MASK]')
-    return PreTrainedTokenizerFast(tokenizer_object=t, **named, **({'pad_token': pad} if pad else {}))
+    if pad: named['pad_token'] = pad
+    return PreTrainedTokenizerFast(tokenizer_object=t, **named)
 
 def random_model(kind='bert', vocabulary=None, scale=4, **settings):
     "A tiny model with random weights, larger than usual so that vectors differ"
@@ -51,7 +52,7 @@ def edit(path, **changes):
     path.write_text(json.dumps({k: v for k, v in said.items() if v is not ...}))
 
 def listed_folder(path, *modules, lower=True, **settings):
-    "A folder with a `modules.json`: a transformer, and (kind, configuration, weights) of each module"
+    "A folder with a `modules.json`: a transformer, and (kind, config, weights) of each module"
     plain_folder(path, lower=lower, **settings)
     said = [('', 'Transformer')]
     for i, (kind, config, weights) in enumerate(modules, 1):
@@ -64,7 +65,8 @@ def listed_folder(path, *modules, lower=True, **settings):
     return path
 
 def write_modules(path, said):
-    rows = [{'idx': i, 'name': str(i), 'path': place, 'type': f'sentence_transformers.models.{kind}'}
+    stock = 'sentence_transformers.models.'
+    rows = [{'idx': i, 'name': str(i), 'path': place, 'type': stock+kind}
             for i, (place, kind) in enumerate(said)]
     (path/'modules.json').write_text(json.dumps(rows))
 
@@ -143,7 +145,8 @@ def odd_tensor(p, rng, code):
     "A tensor more, less, of another name or another shape"
     if (file := weights_of(p, rng)) is None: return 'no weights', False
     x, how = load_file(file), rng.integers(5)
-    key = sorted(k for k in x if 'pooler' not in k)[rng.integers(len(x)-sum('pooler' in k for k in x))]
+    keys = sorted(k for k in x if 'pooler' not in k)
+    key = keys[rng.integers(len(keys))]
     if how == 0: x.pop(key)
     if how == 1: x[key+'.more'] = torch.zeros(2)
     if how == 2: x['encoder.layer.7.'+key.split('.')[-1]] = x.pop(key)

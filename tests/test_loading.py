@@ -4,10 +4,12 @@ import os
 import shutil
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from model_folders import (
     TEXTS,
     dense,
@@ -23,7 +25,6 @@ from model_folders import (
     tokenizer,
     write_modules,
 )
-from safetensors.torch import load_file, save_file
 from sfr_repro.core.config import load_experiment
 from sfr_repro.core.errors import UserError
 from sfr_repro.core.records import read_record
@@ -72,8 +73,8 @@ def test_the_comparison_sees_a_module_that_is_left_out(tmp_path):
     write_modules(p, [('', 'Transformer'), ('1_Pooling', 'Pooling')])
     assert np.abs(vectors(p)-y).max() > .1
 
-@pytest.mark.parametrize('kind', ['WordWeights', 'StaticEmbedding', 'CLIPModel', 'LSTM', 'CNN', 'BoW',
-                                  'WeightedLayerPooling', 'Router'])
+@pytest.mark.parametrize('kind', ['WordWeights', 'StaticEmbedding', 'CLIPModel', 'LSTM', 'CNN',
+                                  'BoW', 'WeightedLayerPooling', 'Router'])
 def test_other_modules_are_refused_by_name(kind, tmp_path):
     p = listed_folder(tmp_path/'m', pooling('mean'), normalize())
     write_modules(p, [('', 'Transformer'), ('1_Pooling', 'Pooling'), ('2_Normalize', kind)])
@@ -94,7 +95,7 @@ def test_the_list_is_above_the_note(tmp_path):
     agree(p)
     (p/'modules.json').unlink()
     shutil.rmtree(p/'1_Pooling')
-    assert opened(p).pooler == 'mean'                       # control: without the list the note counts
+    assert opened(p).pooler == 'mean'                 # control: without the list the note counts
     edit(p/'config.json', sfr_repro={'pooler': 'sum'})
     refused(p, "'sum'")
 
@@ -171,7 +172,8 @@ def test_saving_keeps_the_pipeline(tmp_path):
 def test_each_part_of_a_pipeline_is_in_the_key(tmp_path):
     keys = [model_key(opened(listed_folder(tmp_path/str(i), *PIPELINES[name])))
             for i, name in enumerate(('mean', 'normalised', 'dense', 'gelu', 'all'))]
-    edit(tmp_path/'0/config_sentence_transformers.json', prompts={'q': 'a '}, default_prompt_name='q')
+    top = tmp_path/'0/config_sentence_transformers.json'
+    edit(top, prompts={'q': 'a '}, default_prompt_name='q')
     keys.append(model_key(opened(tmp_path/'0')))
     assert len(set(keys)) == len(keys)
 
@@ -203,7 +205,8 @@ for name, pooler in (a.split('=') for a in sys.argv[1:]):
         warnings.simplefilter('always')
         try:
             e = SentenceEncoder.from_pretrained(name, pooler=pooler or None, precision='fp32')
-            print('opened', e.pooler, e.dim, *[w.message for w in told if 'cache' in str(w.message)])
+            said = [str(w.message) for w in told]
+            print('opened', e.pooler, e.dim, *[s for s in said if 'cache' in s])
         except UserError as e: print('refused', e)
 '''
 
@@ -228,11 +231,12 @@ def test_what_the_cache_lacks_is_told(tmp_path):
     lines = done.stdout.splitlines()
     assert len(lines) == len(asked), done.stderr
     assert lines[0].startswith('opened cls 16')
-    assert lines[1].startswith('refused') and '1_Pooling/config.json, is not there in the cache' in \
-        lines[1]
+    assert lines[1].startswith('refused')
+    assert '1_Pooling/config.json, is not there in the cache' in lines[1]
     assert lines[2].startswith('opened mean 16')
     assert lines[3].startswith('refused') and '2_Dense/config.json is not there' in lines[3]
-    assert lines[4].startswith('refused') and 'does not say whether it has a modules.json' in lines[4]
+    assert lines[4].startswith('refused')
+    assert 'does not say whether it has a modules.json' in lines[4]
     assert lines[5].startswith('opened mean 32') and 'modules.json' in lines[5]
     assert lines[6] == 'opened mean 32'                  # control: what is known is not told
     assert lines[7].startswith('refused') and 'Hugging Face hub or its cache' in lines[7]
@@ -269,7 +273,8 @@ def test_every_weight_is_used_and_none_is_made_up(tmp_path):
     refused(p, 'lack or misfit')
     write(**{k: v for k, v in x.items() if 'pooler' not in k})
     np.testing.assert_array_equal(vectors(p), y)
-    head = {'cls.predictions.bias': torch.zeros(3), 'bert.embeddings.position_ids': torch.arange(64)}
+    head = {'cls.predictions.bias': torch.zeros(3),
+            'bert.embeddings.position_ids': torch.arange(64)}
     write(**{f'bert.{k}': v for k, v in x.items()}, **head)
     np.testing.assert_array_equal(vectors(p), y)
     write(**{f'bert.{k}': v for k, v in x.items()},
@@ -287,9 +292,8 @@ def test_an_adapter_is_applied_or_refused(tmp_path):
     low = {name.format(i, n): torch.randn(s) for i in (0, 1)
            for n, s in (('A', (4, 32)), ('B', (32, 4)))}
     save_file(low, p/'adapter_model.safetensors')
-    try: import peft
-    except ImportError: refused(p, 'needs the package peft'); return
-    assert peft and np.abs(vectors(p)-x).max() > .01
+    if find_spec('peft') is None: refused(p, 'needs the package peft'); return
+    assert np.abs(vectors(p)-x).max() > .01
     base = load_file(p/'model.safetensors')
     for i in (0, 1):
         w = low[name.format(i, 'B')] @ low[name.format(i, 'A')]*16
@@ -431,7 +435,9 @@ AS_NOBODY = ['setpriv', '--reuid=54321', '--regid=54321', '--clear-groups',
              '--inh-caps=+dac_read_search', '--ambient-caps=+dac_read_search']
 EVALUATE = ['evaluate', 'sfr-mini', '--tasks', 'sts', '--out', 'runs']
 
-@pytest.mark.skipif(os.getuid() != 0 or not shutil.which('setpriv'), reason='needs root and setpriv')
+ROOT = os.getuid() == 0 and shutil.which('setpriv')
+
+@pytest.mark.skipif(not ROOT, reason='needs root and setpriv')
 @pytest.mark.parametrize('home', [None, '/'])
 def test_a_user_without_home(home, tmp_path):
     if subprocess.run([*AS_NOBODY, 'true'], capture_output=True).returncode:

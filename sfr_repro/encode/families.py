@@ -49,7 +49,7 @@ def padding_effect(
     return ((alone-beside).abs().max()/alone.abs().max().clamp(min=1e-9)).item()
 
 # %% ../../nbs/encode/09_families.ipynb #c0a1070c
-ONE_LENGTH = ("fnet","convbert","funnel","yoso") # Vectors depend on padding
+ONE_LENGTH = ("fnet","convbert","yoso") # Vectors depend on padding
 PADDED = ( # Vectors do not
     "albert","bert","bert-generation","camembert","data2vec-text","deberta","deberta-v2",
     "distilbert","electra","ernie","esm","eurobert","flaubert","gte","ibert","jina_embeddings_v3",
@@ -63,6 +63,7 @@ def why_refused(
     "Why the vectors of a model cannot be relied on"
     kind = config.model_type
     if kind=="mra": return "has no attention without its CUDA kernel"
+    if kind=="funnel": return "fails on texts of few tokens"
     if kind=="yoso" and not config.use_expectation: return "draws its attention at random"
     if kind=="big_bird" and config.attention_type=="block_sparse":
         least = (5+2*config.num_random_blocks)*config.block_size

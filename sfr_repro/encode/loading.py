@@ -193,7 +193,8 @@ def check_said(
     check_sizes(name, said | ({"max_position_embeddings":1} if unlimited else {}))
     for key,value in said.items():
         if isinstance(value, int) and abs(value) > 2**40:
-            raise EncoderError(f"{name}: {key} of its config is {value}: it is no size and no token")
+            what = "it is no size and no token"
+            raise EncoderError(f"{name}: {key} of its config is {value}: {what}")
 
 # %% ../../nbs/encode/01_loading.ipynb #e612d4cb
 HEADS = re.compile("classif|summary|^qa_|label|layer_?drop|drop_path") # Not of an encoder's tokens

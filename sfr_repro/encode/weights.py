@@ -191,7 +191,8 @@ def read_tokenizer(
     longest = tokenizer.model_max_length
     if isinstance(longest, bool) or not isinstance(longest, (int,float)) or not longest > 0:
         must = "it must be a number above 0"
-        raise EncoderError(f"{files.name}: model_max_length of its tokenizer is {longest!r}: {must}")
+        what = f"model_max_length of its tokenizer is {longest!r}"
+        raise EncoderError(f"{files.name}: {what}: {must}")
     return tokenizer
 
 # %% ../../nbs/encode/06_weights.ipynb #64f052a9

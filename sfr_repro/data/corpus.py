@@ -23,6 +23,7 @@ from sfr_repro.data.sources import (
     describe,
     first_line,
     hub_place,
+    is_blank,
     resolve,
 )
 
@@ -50,7 +51,7 @@ def pick(
     for where,first,lines in blocks:
         new = bits.random_raw(len(lines)) if sampled else np.zeros(len(lines), np.uint64)
         small = np.flatnonzero(new <= limit).tolist()
-        good = [i for i in small if lines[i] and not lines[i].isspace()]
+        good = [i for i in small if not is_blank(lines[i])]
         kept += [(where, first+i, lines[i]) for i in good]
         keys = np.concatenate([keys, new[good]])
         if n is not None and not sampled and len(kept) >= n: return kept[:n]
@@ -122,7 +123,8 @@ def hub_corpus(
     place,label = hub_place(source, HUB["wiki1m"])
     try:
         data = load_dataset(**place, split="train", streaming=True)
-        texts = itertools.islice((t for row in data if (t := row["text"].strip())), n)
+        found = (row["text"].strip() for row in data)
+        texts = itertools.islice((t for t in found if not is_blank(t)), n)
         bar = dict(desc="corpus from the hub", unit="sentence", delay=2, disable=None)
         return list(tqdm(texts, total=n, **bar)), label
     except Exception as e: raise DataError(f"{label} cannot be read: {first_line(e)}") from e

@@ -19,6 +19,7 @@ from sfr_repro.data.sources import (
     Hub,
     Source,
     describe,
+    is_blank,
     read_repo,
     read_tsv,
     resolve,
@@ -167,7 +168,7 @@ def retrieval_set(
     keep = [i for i,j in enumerate(judged) if any(j.values())]
     if not keep: raise DataError(f"{name} has no query with a judgement above 0")
     for i in keep:
-        if not asked[i].strip(): raise DataError(f"{query_places[i]} has an empty query")
+        if is_blank(asked[i]): raise DataError(f"{query_places[i]} has an empty query")
     def judged_rows(column): return [column[i] for i in keep]
     query_places,query_ids = judged_rows(query_places), judged_rows(query_ids)
     lists = None

@@ -18,6 +18,7 @@ from sfr_repro.data.sources import (
     DataError,
     Source,
     describe,
+    is_blank,
     read_hub_split,
     read_tsv,
     resolve,
@@ -72,7 +73,7 @@ def check_pair(
     if not 0 <= value <= 5:
         raise DataError(f"{where} has the score {value:g}: it must lie between 0 and 5")
     for i,s in enumerate(sentences, 1):
-        if not isinstance(s, str) or not s.strip():
+        if not isinstance(s, str) or is_blank(s):
             raise DataError(f"{where} has an empty sentence{i}")
     return value
 

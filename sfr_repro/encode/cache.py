@@ -4,14 +4,15 @@
 
 # %% auto #0
 __all__ = ['FORWARD', 'config_text', 'tokenizer_text', 'model_key', 'content_key', 'vectors_key', 'text_key', 'write_vectors',
-           'read_vectors', 'cache_root', 'check_unit_vectors', 'cached_vectors', 'cache_folder', 'write_shard',
-           'read_shards']
+           'read_vectors', 'cache_root', 'check_unit_vectors', 'cached_vectors', 'cache_folder', 'writable_folder',
+           'write_shard', 'read_shards']
 
 # %% ../../nbs/encode/03_cache.ipynb #5a751598
 import hashlib
 import io
 import json
 import os
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 import numpy as np
@@ -51,6 +52,7 @@ def model_key(
     precision = resolve_precision(encoder.precision, encoder.device.type)
     parts = (str(FORWARD), weights_sha256(encoder.model), config_text(encoder.model),
              encoder.pooler, precision, str(encoder.max_length), tokenizer_text(encoder.tokenizer))
+    if encoder.extras: parts += (encoder.extras,)
     return hashlib.sha256("\x1f".join(parts).encode("utf-8","surrogatepass")).hexdigest()[:32]
 
 # %% ../../nbs/encode/03_cache.ipynb #b83f0453
@@ -109,8 +111,11 @@ def read_vectors(
 def cache_root(
     cache:str|Path|None=None, # Asked for; None: `SFR_CACHE`, or `~/.cache/sfr_repro`
 )->Path: # It need not exist
-    "Where vectors are kept"
-    return Path(cache or os.environ.get("SFR_CACHE") or "~/.cache/sfr_repro").expanduser()
+    "Where vectors are kept; `UserError` for a user without a home"
+    root = os.path.expanduser(cache or os.environ.get("SFR_CACHE") or "~/.cache/sfr_repro")
+    if str(root).startswith("~"):
+        raise UserError(f"{root}: this user has no home folder: SFR_CACHE names another place")
+    return Path(root)
 
 # %% ../../nbs/encode/03_cache.ipynb #d5b75557
 def check_unit_vectors(
@@ -157,6 +162,23 @@ def cache_folder(
 )->Path: # It need not exist
     "Where the vectors of a model are kept"
     return cache_root(cache)/"vectors"/model_key(encoder)
+
+# %% ../../nbs/encode/03_cache.ipynb #c0a10f02
+def writable_folder(
+    encoder:SentenceEncoder, # Whose vectors
+    cache:str|Path|None=None, # As for `cache_root`
+)->Path|None: # None: there is no place for them
+    "`cache_folder`, or a warning where the default place cannot be used"
+    if cache or os.environ.get("SFR_CACHE"): return cache_folder(encoder, cache)
+    try:
+        folder = cache_folder(encoder)
+        folder.mkdir(parents=True, exist_ok=True)
+        if os.access(folder, os.W_OK): return folder
+        why = f"{folder} cannot be written"
+    except OSError as e: why = f"{e.filename} cannot be written ({e.strerror})"
+    except UserError: why = "this user has no home folder"
+    warnings.warn(f"vectors are not kept: {why}; SFR_CACHE names another place", stacklevel=2)
+    return None
 
 # %% ../../nbs/encode/03_cache.ipynb #e32f01c0
 def write_shard(

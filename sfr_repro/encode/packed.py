@@ -11,7 +11,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface
-from .encoder import TWO_LAYERS, SentenceEncoder, first_position, pool
+from .encoder import TWO_LAYERS, SentenceEncoder, finish, first_position
 
 # %% ../../nbs/encode/02_packed.ipynb #b8ad9542
 def round_length(
@@ -90,7 +90,7 @@ def forward_packed(
                     rows=(where,real,mask), output_hidden_states=layers)
     states = out.hidden_states if layers else (out.last_hidden_state,)
     hidden = [_unpacked(x[0], places, n*T).view(n, T, -1) for x in states]
-    return pool(hidden, attention_mask, encoder.pooler)
+    return finish(model, hidden, attention_mask, encoder.pooler, encoder.skip())
 
 # %% ../../nbs/encode/02_packed.ipynb #318b6f72
 def _masked(x, keep, scale):

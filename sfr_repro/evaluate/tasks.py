@@ -9,6 +9,7 @@ __all__ = ['TASKS', 'LOADERS', 'vectors_of', 'task_names', 'named_sets', 'sets_f
 
 # %% ../../nbs/evaluate/05_tasks.ipynb #13beaa2f
 import math
+import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -31,7 +32,7 @@ from ..data.retrieval import load_retrieval, retrieval_sets
 from ..data.sources import DataError, Source, resolve
 from ..data.sts import STS_SETS, STSSet, load_sts, reference_set, sts_sets
 from ..data.transfer import TRANSFER_SETS, load_transfer, transfer_sets
-from ..encode.cache import cache_folder, read_shards, text_key, write_shard
+from ..encode.cache import read_shards, text_key, writable_folder, write_shard
 from sfr_repro.encode.encoder import (
     SentenceEncoder,
     best_device,
@@ -67,7 +68,7 @@ def vectors_of(
         x = encode_with(encoder, list(texts), False)
         if bar is not None: bar.update(len(texts))
         return x
-    folder = None if cache is False else cache_folder(encoder, cache)
+    folder = None if cache is False else writable_folder(encoder, cache)
     keys,out = list(map(text_key, texts)), np.empty((len(texts),encoder.dim), np.float32)
     wanted = {k:i for i,k in enumerate(keys)}
     there = read_shards(folder, wanted, out) if folder else np.zeros(len(texts), bool)
@@ -270,8 +271,8 @@ def evaluated_name(
     name:str|Path, # As for `evaluate_model`
 )->str: # For example "sfr-mini", or "infonce-0123456789ab-s0" for the model of that run
     "What a model is called in the record of its evaluation"
+    if not os.path.isdir(name): return str(name)
     path = Path(name).resolve()
-    if not (path/"config.json").is_file(): return str(name)
     if path.name != "model" or not (path.parent/"record.json").is_file(): return path.name
     return read_record(path.parent/"record.json").run_name
 
@@ -289,6 +290,7 @@ def evaluation_config(
     for task,some in named_sets(options.get("sets"), names).items():
         sets[task] = [Path(s).name if isinstance(s,str) else s.name for s in some]
     if sets: asked["sets"] = sets
+    entry = entry | ({"pipeline":encoder.extras} if encoder.extras else {})
     return {"encoder":entry | {"precision":precision, "max_length":encoder.max_length},
             "evaluate":asked, "loss":{"name":"none", "constants":{}}}
 

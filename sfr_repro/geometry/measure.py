@@ -346,11 +346,11 @@ def padded_batches(
     budget:int|None=None, # Tokens of a batch with padding; None: 4,096 on a CPU, 65,536 elsewhere
 )->Iterator[tuple[list[int],list[int],Tensor,Tensor]]: # Sentences, tokens, ids, mask, `(n, T)` each
     "The corpus in rectangles: numbers of the sentences, their lengths, token ids and mask"
-    pad = encoder.tokenizer.pad_token_id
+    pad = encoder.pad_id
     budget = budget or (4096 if encoder.device.type=="cpu" else 1<<16)
     chunks = [(0,found.chunk)] if found.chunk else token_chunks(encoder, sentences, truncate)
     for start,ids in chunks:
-        for batch in like_length(list(map(len, ids)), budget):
+        for batch in like_length(list(map(len, ids)), budget, encoder.one_length):
             x,mask = pad_ids([ids[i] for i in batch], pad)
             if reading=="official" and x.shape[1] < found.longest:
                 x,mask = F.pad(x, (0,1), value=pad), F.pad(mask, (0,1))

@@ -218,10 +218,12 @@ def token_ids(
     max_length:int, # Word pieces, special tokens included
 )->list[list[int]]: # One list per sentence
     "Token ids of a corpus, made once a process"
-    key = corpus.describe()["sha256"], tokenizer_text(encoder.tokenizer), max_length
+    prompt = encoder.prompts.text()
+    key = corpus.describe()["sha256"], tokenizer_text(encoder.tokenizer), max_length, prompt
     if key not in _tokens:
         _tokens.clear()
-        _tokens[key] = tokenize(encoder.tokenizer, corpus.sentences, max_length)
+        texts = [prompt+s for s in corpus.sentences] if prompt else corpus.sentences
+        _tokens[key] = tokenize(encoder.tokenizer, texts, max_length)
     return _tokens[key]
 
 _tokens,_texts = {}, {} # Of the last corpus only; of dev and test sets, by tokenizer
@@ -233,6 +235,7 @@ def encoder_inputs(
 )->dict[str,str]: # What was read -> SHA-256
     "Hashes of an encoder's weights, configuration and tokenizer"
     texts = {"configuration":config_text(encoder.model), "tokenizer":tokenizer_text(encoder.tokenizer)}
+    if encoder.extras: texts["pipeline"] = encoder.extras
     hashes = {f"{name} {k}":hashlib.sha256(v.encode("utf-8","surrogatepass")).hexdigest() for k,v in texts.items()}
     return {f"{name} weights":weights_sha256(encoder.model), **hashes}
 

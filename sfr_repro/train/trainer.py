@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['ACTIVE', 'MARKER', 'TRAJECTORY', 'BEST', 'TwoViews', 'freeze_embeddings', 'make_chunks', 'cached_backward',
-           'view_metrics', 'dissipation_metrics', 'dropout_seed', 'copy_weights', 'Watch', 'last_checkpoint',
-           'training_arguments', 'check_batch', 'check_warmup', 'train']
+           'view_metrics', 'check_views', 'dissipation_metrics', 'dropout_seed', 'copy_weights', 'Watch',
+           'last_checkpoint', 'training_arguments', 'check_batch', 'check_warmup', 'train']
 
 # %% ../../nbs/train/00_trainer.ipynb #a6e24249
 import json
@@ -158,6 +158,16 @@ def view_metrics(
     return {"pos_cos":pos, "neg_cos":(sim.sum().item()-sim.diagonal().sum().item())/(B*(B-1)), "alignment":alignment(h, h_pos),
             "uniformity":uniformity(h), "mean_norm":views.float().norm(dim=1).mean().item()}
 
+# %% ../../nbs/train/00_trainer.ipynb #c0a10d02
+def check_views(
+    views:Tensor, # Both views before scaling, `(2B, D)`
+):
+    "`UserError` when the two views of a batch are equal"
+    a,b = views.chunk(2)
+    if not torch.equal(a, b): return
+    raise UserError("the two views of a batch are equal, so there is nothing to learn from them: "
+                    "the encoder has no dropout, and encoder.dropout sets it")
+
 # %% ../../nbs/train/00_trainer.ipynb #6c2ef8b2
 ACTIVE = .01 # An anchor whose dissipation is above this is active
 
@@ -211,6 +221,7 @@ class Watch(TrainerCallback):
         self.stop,self.keep_time = None,keep_time # `stop`: where training ends before its schedule does
         self.first = processes is None or processes.first
         self.trajectory,self.saved = [], time.monotonic()
+        self.compared = False # Whether the two views of a batch have been compared
         self.best_weights,self.last_weights = None, None # State of the encoder at the best look, and at the end
 
     @property
@@ -242,6 +253,11 @@ class Watch(TrainerCallback):
     def _ends(self, state): return state.global_step == (self.stop or state.max_steps)
 
     def _due(self, every, state): return every is not None and (state.global_step % every == 0 or self._ends(state))
+
+    def on_pre_optimizer_step(self, args, state, control, **kwargs):
+        if self.compared and self.model.views.is_cuda: return
+        check_views(self.model.views)
+        self.compared = True
 
     def on_step_end(self, args, state, control, **kwargs):
         control.should_log = self._due(self.every, state) or self._due(self.measure_every, state)
@@ -363,7 +379,7 @@ def train(
     watch.stop = config.stop
     replay = can_replay(model, config.chunk) if replay is None else replay
     longest = max(map(len, token_ids)) if replay else None
-    collate = _collate(encoder.tokenizer.pad_token_id, teacher is not None, longest)
+    collate = _collate(encoder.pad_id, teacher is not None, longest)
     items = [{"input_ids":x, "row":i} for i,x in enumerate(token_ids)]
     arguments = training_arguments(config, folder, seed, processes=processes, unused=bool(processes) and _unused(model, collate(items[:2])))
     trainer = _Trainer(model, arguments, train_dataset=items, data_collator=collate, callbacks=[watch])

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['LOCK', 'FULL', 'REFUSED', 'FULL_WORDS', 'INPUTS', 'RECORD', 'COMPUTED', 'LATER', 'SESSIONS', 'RunError',
-           'locked_folder', 'disk_errors', 'read_inputs', 'changed_inputs', 'key_of_inputs', 'folder_of_inputs',
-           'write_inputs', 'clear_unfinished', 'found_record', 'keep_measurement', 'RunTime']
+           'locked_folder', 'disk_fault', 'disk_errors', 'read_inputs', 'changed_inputs', 'key_of_inputs',
+           'folder_of_inputs', 'write_inputs', 'clear_unfinished', 'found_record', 'keep_measurement', 'RunTime']
 
 # %% ../../nbs/core/05_folders.ipynb #5f01d003
 import errno
@@ -60,9 +60,23 @@ def locked_folder(
 # %% ../../nbs/core/05_folders.ipynb #5f01d010
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.EISDIR,
-           errno.EEXIST, errno.ENOTEMPTY)
+           errno.EEXIST, errno.ENOTEMPTY, errno.ENAMETOOLONG, errno.ELOOP, errno.EIO)
 FULL_WORDS = (*map(os.strerror, FULL), "PytorchStreamWriter failed writing", "unexpected pos")
 
+def disk_fault(
+    e:BaseException, # Any
+)->str: # One sentence; "" where the disk has no part in it
+    "What the system refused, in words"
+    number,said,at = getattr(e, "errno", None), str(e), getattr(e, "filename", None)
+    if number in FULL or any(word in said for word in FULL_WORDS):
+        where = f"{at}: " if at else ""
+        return (f"{where}the disk is full, or a file would be larger than is allowed here: what "
+                "was whole is kept, make room and give the same command again")
+    if number not in REFUSED or at is None: return ""
+    name = str(at) if len(str(at)) < 300 else f"{str(at)[:100]}..."
+    return f"{name!a}: cannot be read or written ({os.strerror(number)})"
+
+# %% ../../nbs/core/05_folders.ipynb #5f01d035
 @contextmanager
 def disk_errors(
     folder:str|Path, # Where the command writes
@@ -71,15 +85,7 @@ def disk_errors(
     try: yield
     except UserError: raise
     except Exception as e:
-        number,said,at = getattr(e, "errno", None), str(e), getattr(e, "filename", None)
-        if number in FULL or any(word in said for word in FULL_WORDS):
-            raise RunError(f"{folder}: the disk is full, or a file would be larger than is "
-                           "allowed here: what was whole is kept, make room and give the same "
-                           "command again") from e
-        inside = at is not None and Path(str(folder)) in (Path(str(at)), *Path(str(at)).parents)
-        if number in REFUSED and inside:
-            raise RunError(f"{at}: cannot be written ({os.strerror(number)}): what was whole is "
-                           "kept, give the same command again when it can") from e
+        if why := disk_fault(e): raise RunError(f"{folder}: {why}") from e
         raise
 
 # %% ../../nbs/core/05_folders.ipynb #5f01d013

@@ -129,7 +129,7 @@ def sts_figure(
     sns.barplot(long, x="set", y="spearman", hue="label", errorbar="sd" if long.seed.nunique() > 1 else None, ax=left, palette="colorblind")
     left.set(xlabel="", ylabel="Spearman x 100 (test, all)"); left.tick_params(axis="x", rotation=30)
     sns.move_legend(left, "lower center", bbox_to_anchor=(.5,1), ncols=2, title=None, frameon=False)
-    points = [{"step":p.step, "dev":100*p.metrics[r.selection.metric if r.selection else next(iter(p.metrics))], "run":f"{label(r).split(',')[0]}, seed {r.seed}"} for r in records for p in r.trajectory]
+    points = [{"step":p.step, "dev":100*p.metrics[r.selection.metric if r.selection else next(iter(p.metrics))], "run":f"{label(r).split(',')[0]}, seed {r.seed}"} for r in records for p in r.trajectory if not r.selection or r.selection.metric in p.metrics]
     if points: sns.lineplot(pd.DataFrame(points), x="step", y="dev", hue="run", marker="o", ax=right, palette="colorblind")
     if points: sns.move_legend(right, "lower center", bbox_to_anchor=(.5,1), ncols=2, title=None, frameon=False)
     right.set(xlabel="optimiser steps", ylabel="held-out Spearman x 100 (dev)")

@@ -83,16 +83,20 @@ class Processes:
 def process_count()->int:
     "How many processes the launcher has started, by `WORLD_SIZE`; 1 without a launcher"
     x = os.environ.get("WORLD_SIZE") or "1"
-    if not x.isdecimal() or int(x) < 1:
-        raise UserError(f"WORLD_SIZE is {x!r}: it must be a number of processes")
+    if not _is_whole(x, 1, 10**6):
+        raise UserError(f"WORLD_SIZE is {x[:50]!r}: it must be a number of processes")
     return int(x)
+
+def _is_whole(text, least, most):
+    "Whether a variable of the environment is a whole number within these bounds"
+    return text.isascii() and text.isdecimal() and len(text) < 10 and least <= int(text) <= most
 
 # %% ../../nbs/train/03_distributed.ipynb #e6072edb
 def _own_gpu():
     "The GPU of this process"
     x,n = os.environ.get("LOCAL_RANK") or "0", torch.cuda.device_count()
-    if not x.isdecimal() or int(x) >= n:
-        raise UserError(f"LOCAL_RANK is {x!r}: it must be below {n}, the number of GPUs here: "
+    if not _is_whole(x, 0, n-1):
+        raise UserError(f"LOCAL_RANK is {x[:50]!r}: it must be below {n}, the number of GPUs here: "
                         "start at most one process per GPU")
     return int(x)
 
@@ -106,6 +110,13 @@ def join_processes(
     if missing := [k for k in ("RANK","MASTER_ADDR","MASTER_PORT") if k not in os.environ]:
         raise UserError(f"WORLD_SIZE is {size} but {missing[0]} is not set: start the run with "
                         "torchrun or accelerate launch, or unset WORLD_SIZE")
+    rank,port = os.environ["RANK"], os.environ["MASTER_PORT"]
+    if not _is_whole(rank, 0, size-1):
+        raise UserError(f"RANK is {rank[:50]!r}: it must be a number from 0 to {size-1}")
+    if not _is_whole(port, 1, 65535):
+        raise UserError(f"MASTER_PORT is {port[:50]!r}: it must be a number from 1 to 65535")
+    if not os.environ["MASTER_ADDR"].strip():
+        raise UserError("MASTER_ADDR is empty: it must be the first machine's name or address")
     if not dist.is_initialized():
         cuda = torch.cuda.is_available()
         if cuda: torch.cuda.set_device(_own_gpu())

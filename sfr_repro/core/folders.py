@@ -116,9 +116,10 @@ def changed_inputs(
     folder = Path(folder)
     before,finished = read_inputs(folder), (folder/RECORD).exists()
     if before is None: return "does not say what it was made from" if finished else ""
+    older = not any(k in LATER or k.startswith(COMPUTED) for k in before)
     now = {k:v for k,v in inputs.items() if not (finished and k.startswith(COMPUTED))}
     before = {k:v for k,v in before.items() if not (finished and k.startswith(COMPUTED))}
-    if not any(k in before for k in LATER):         # older: it is compared as far as it says
+    if older:                                       # it is compared as far as it says
         now = {k:v for k,v in now.items() if k not in LATER and not k.startswith(COMPUTED)}
     if unknown := sorted(set(now)-set(before)):
         return f"does not say which {' and '.join(unknown)} it was made with"

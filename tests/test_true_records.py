@@ -159,7 +159,8 @@ def test_the_seal_is_what_sees_it(tmp_path, break_at, monkeypatch):
     whole = read_record(run(config, tmp_path/'whole', progress=False))
     break_at(config, tmp_path/'broken', 9)
     file, = (tmp_path/'broken').glob('*/checkpoint-6/trajectory.json')
-    file.write_text(file.read_text().replace('"loss": ', '"loss": 1'))
+    assert '"loss": 0.' in file.read_text()
+    file.write_text(file.read_text().replace('"loss": 0.', '"loss": 1.'))
     monkeypatch.setattr('sfr_repro.train.checkpoints.checkpoint_damage', lambda *_: '')
     assert not equal_records(read_record(run(config, tmp_path/'broken', progress=False)), whole)
 

@@ -21,7 +21,7 @@ from sklearn.multiclass import OneVsRestClassifier
 from torch.nn.functional import cross_entropy
 from tqdm.auto import tqdm
 from sfr_repro.core.errors import UserError
-from sfr_repro.core.records import code_state
+from sfr_repro.core.provenance import code_state
 from sfr_repro.data.transfer import load_transfer
 from sfr_repro.encode.encoder import SentenceEncoder, weights_sha256
 from sfr_repro.evaluate.tasks import vectors_of

@@ -126,7 +126,7 @@ def test_every_experiment_file_is_sound():
     from pathlib import Path
     from sfr_repro.core.config import load_experiment
     from sfr_repro.pretrain.config import pretrain_config
-    from sfr_repro.train.run import settle
+    from sfr_repro.train.run import complete_setting
     paths = sorted((Path(__file__).resolve().parents[1]/'nbs/experiments').rglob('*.toml'))
     assert len(paths) > 20
     for path in paths:
@@ -137,4 +137,4 @@ def test_every_experiment_file_is_sound():
         assert all(w in header for w in words), \
             f'{path.name}: the header says what it should reach, on what, how long'
         if 'pretrain' in tomllib.loads(path.read_text()): pretrain_config(path); continue
-        for config in load_experiment(path): settle(config)
+        for config in load_experiment(path): complete_setting(config)

@@ -154,7 +154,10 @@ def test_trainings_in_a_queue(program, tmp_path, capsys):
     records = [json.loads(line) for line in (tmp_path/'records.jsonl').read_text().splitlines()]
     assert [r['config']['train']['steps'] for r in records] == [4, 4]
     assert len({r['id'] for r in records}) == 2
-    for r in records: assert r['inputs'] and r['last_metrics'] and r['trajectory'][-1]['metrics']['dissipation'] >= 0
+    for r in records:
+        assert r['inputs']
+        assert r['last_metrics']
+        assert r['trajectory'][-1]['metrics']['dissipation'] >= 0
 
 
 def test_rounds_go_on_to_what_their_records_decide(program, tmp_path, capsys):
@@ -179,14 +182,18 @@ def test_the_data_folder_for_a_gpu(program, tmp_path, data_folder, monkeypatch):
     from sfr_repro.core.errors import UserError
     from sfr_repro.data.corpus import load_corpus
     data = program('data')
-    monkeypatch.setattr(data, 'code_state', lambda: {'version': '0', 'commit': 'c0ffee1', 'dirty': False})
+    monkeypatch.setattr(data, 'code_state',
+                        lambda: {'version': '0', 'commit': 'c0ffee1', 'dirty': False})
     said = data.write_data(tmp_path/'gpu-data', sentences=300)
     here = load_corpus('wiki_2014', 300, seed=0, source=data_folder)
     there = load_corpus('wiki_2014', 300, seed=0, source=tmp_path/'gpu-data')
-    assert here.sentences == there.sentences and said['corpus']['sha256'] == there.describe()['sha256']
+    assert here.sentences == there.sentences
+    assert said['corpus']['sha256'] == there.describe()['sha256']
     assert len(list((tmp_path/'gpu-data/sts').glob('*.tsv'))) == 7
-    monkeypatch.setattr(data, 'code_state', lambda: {'version': '0', 'commit': 'c0ffee1', 'dirty': True})
-    with pytest.raises(UserError, match='uncommitted changes'): data.write_data(tmp_path/'other', sentences=300)
+    monkeypatch.setattr(data, 'code_state',
+                        lambda: {'version': '0', 'commit': 'c0ffee1', 'dirty': True})
+    with pytest.raises(UserError, match='uncommitted changes'):
+        data.write_data(tmp_path/'other', sentences=300)
     assert not (tmp_path/'other').exists()
 
 
@@ -206,7 +213,8 @@ def test_make_gpu_says_what_is_missing(program, monkeypatch, capsys, tmp_path):
     asked = []
     done = type('Done', (), {'returncode': 0})
     monkeypatch.setattr(every.subprocess, 'run', lambda command, **_: asked.append(command) or done)
-    assert every.main(['--device', 'cpu', '--tiny', '--out', str(tmp_path), '--runs', str(tmp_path)]) == 0
+    assert every.main(['--device', 'cpu', '--tiny', '--out', str(tmp_path), '--runs',
+                       str(tmp_path)]) == 0
     assert [Path(c[1]).stem for c in asked] == ['correct', 'train']
     assert 'comparison of part (b) is left out' in capsys.readouterr().out
 
@@ -215,8 +223,11 @@ def test_make_gpu_says_what_is_missing(program, monkeypatch, capsys, tmp_path):
 def test_stale_statistics_are_left_out_once(program):
     "Of the commit that wrote them, and of no other"
     collect = program('collect')
-    def record(commit): return {'code': {'commit': commit}, 'trajectory': [{'metrics': {'pos_cos': 1., 'dev': .5}}]}
-    assert collect.without_stale(record('9573051aaa')) == ({'code': {'commit': '9573051aaa'}, 'trajectory': [{'metrics': {'dev': .5}}]}, True)
+    def record(commit):
+        return {'code': {'commit': commit}, 'trajectory': [{'metrics': {'pos_cos': 1., 'dev': .5}}]}
+    assert collect.without_stale(record('9573051aaa')) == ({'code': {'commit': '9573051aaa'},
+                                                            'trajectory': [
+                                                                {'metrics': {'dev': .5}}]}, True)
     assert collect.without_stale(record('1234567aaa')) == (record('1234567aaa'), False)
 
 

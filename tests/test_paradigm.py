@@ -16,7 +16,7 @@ from sfr_repro.core.notation import unit_rows
 from sfr_repro.losses.decompose import decompose
 from sfr_repro.losses.paradigm import recipe
 from sfr_repro.losses.registry import LOSSES, make_loss
-from sfr_repro.train.run import settle
+from sfr_repro.train.run import complete_setting
 
 def views(B, D, seed):
     h = unit_rows(unit(B, D, seed=seed) + unit(1, D, seed=seed+100))
@@ -155,7 +155,7 @@ def invented(tmp_path):
 def test_an_experiment_brings_its_own_loss(invented):
     assert 'infonce_met' not in LOSSES
     configs = load_experiment(invented/'invented.toml')
-    config, loss = settle(configs[0])
+    config, loss = complete_setting(configs[0])
     assert loss.name == 'infonce_met' and loss.constants == {'tau': .1}
     assert {c.seed for c in configs} == {0, 1, 2}
     h, h_pos = views(7, 5, 0)
@@ -173,6 +173,6 @@ def test_a_loss_that_was_changed_is_another_loss(invented):
     file = invented/'invented.py'
     file.write_text(file.read_text().replace('softmax(tau)/tau', 'softmax(2*tau)/tau'))
     with pytest.raises(UserError, match='the file has changed since the experiment was read'):
-        settle(before)
+        complete_setting(before)
     after, = load_experiment(invented/'invented.toml', ('seeds=[0]',))
     assert after.id != before.id and after.loss.name == before.loss.name

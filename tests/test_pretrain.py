@@ -67,7 +67,7 @@ def test_steps_of_several_batches_continue_over_epochs(tmp_path):
 def test_a_run_goes_on_only_where_it_began(tmp_path, monkeypatch):
     P.pretrain(SMOKE, tmp_path, progress=False, stop_at=2)
     monkeypatch.setattr(P, 'best_device', lambda: 'cuda')
-    with pytest.raises(P.UserError, match='was made with another device'):
+    with pytest.raises(P.UserError, match='was made with another computed device'):
         P.pretrain(SMOKE, tmp_path, progress=False)
 
 def test_killed_at_any_moment_is_the_same_run(done, tmp_path, monkeypatch):
@@ -96,13 +96,17 @@ P.Learner.step = step
 
 def test_sigterm_leaves_a_checkpoint(done, tmp_path):
     code = KILLED + f'''
-print(P.pretrain(pretrain_config("smoke"), {str(tmp_path)!r}, progress=False))
+import sys
+import sfr_repro.cli as C
+sys.argv = ["sfr-repro", "pretrain", "smoke", "--out", {str(tmp_path)!r}]
+C.main()
 '''
     r = subprocess.run([sys.executable, '-c', code], cwd=tmp_path,
                        env=dict(os.environ, PYTHONPATH=str(ROOT)), capture_output=True, text=True)
-    assert r.returncode == 0 and r.stdout.strip() == 'None', r.stderr
+    assert r.returncode == 143 and 'Traceback' not in r.stderr, r.stderr
+    assert 'the same command goes on from there: sfr-repro pretrain smoke' in r.stderr
     folder = tmp_path/SMOKE.run_name
-    assert (folder/'last').read_text() == 'checkpoint-5' and not (folder/'record.json').exists()
+    assert (folder/'checkpoint-5/complete').exists() and not (folder/'record.json').exists()
     same(done[0], P.pretrain(SMOKE, tmp_path, progress=False))
 
 def test_a_checkpoint_without_its_marker_does_not_count(tmp_path):
@@ -112,7 +116,7 @@ def test_a_checkpoint_without_its_marker_does_not_count(tmp_path):
     (folder/'.checkpoint-9/state.safetensors').write_bytes(b'half')
     learner = P.Learner(SMOKE)
     assert P.load_checkpoint(folder, learner)['step'] == 2
-    (folder/'last').unlink()
+    (folder/'checkpoint-2/complete').unlink()
     assert P.load_checkpoint(folder, learner) is None
 
 def test_the_seed_matters(done, tmp_path):

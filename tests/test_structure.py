@@ -195,7 +195,7 @@ TWICE = {
     # the losses of paper A's page, and of its constants
     'REPAIRED',
 }
-MANY_PARAMETERS = {('sfr_repro.train.trainer', 'train')}
+MANY_PARAMETERS = set()
 
 def own_imports(me, tree, modules):
     "(module, name, whether inside a function) for each import of an own module or of a name of it"

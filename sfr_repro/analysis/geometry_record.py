@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['MISSING', 'token_metrics', 'measure_model', 'model_name', 'model_names', 'read_sentence_file', 'analyse_record',
-           'missing_reading', 'write_record_once', 'record_geometry']
+           'missing_reading', 'record_geometry']
 
 # %% ../../nbs/analysis/03_geometry_record.ipynb #70778bb2
 from collections.abc import Sequence
@@ -13,16 +13,16 @@ from urllib.parse import quote
 import numpy as np
 from ..core.config import setting_id
 from ..core.errors import UserError
+from ..core.folders import folder_of_inputs, keep_measurement, key_of_inputs
 from sfr_repro.core.records import (
     Record,
     Session,
-    equal_records,
     new_record,
     read_record,
     runs_folder,
-    write_record,
 )
 from ..data.sources import Source
+from ..encode.cache import encoder_inputs
 from sfr_repro.encode.encoder import (
     SentenceEncoder,
     best_device,
@@ -114,6 +114,10 @@ def read_sentence_file(
 # %% ../../nbs/analysis/03_geometry_record.ipynb #7bade40c
 MISSING = "not to be had" # How a record says that a reading is left out, before the reason
 
+def _key_inputs(encoder, data):
+    "What an analysis reads -> hash"
+    return encoder_inputs(encoder) | {f"sentences {data['name']}":data["sha256"]}
+
 def analyse_record(
     model:SentenceEncoder|str|Path, # An encoder, a folder, or a name
     sentences:Sequence[str]|Path|None=None, # Texts, a file of them, or None: as `named_sentences`
@@ -123,7 +127,7 @@ def analyse_record(
     truncate:bool=False, # Cut sentences that are longer than the model's positions
     named:tuple[str,int]|None=None, # What it is called, and its seed; None: as `model_name` says
     progress:bool=True, # Show bars when this takes a while
-)->Record: # Of kind "analyse"
+)->tuple[Record,dict[str,str]]: # Of kind "analyse"; what it was made from, name -> hash
     "Measure a model in float32"
     session = Session.begin()
     (name,seed),encoder = named or model_name(model), model
@@ -136,11 +140,13 @@ def analyse_record(
     evaluated = {"tasks":["geometry"]} | ({"official_reading":f"{MISSING}, {why}"} if why else {})
     config = {"encoder":{"name":name,"pooler":encoder.pooler}, "evaluate":evaluated,
               "data":{"sentences":data["name"],"sha256":data["sha256"]}}
-    device = encoder.device.type
-    return new_record("analyse", "analyse", session,
+    device,inputs = encoder.device.type, _key_inputs(encoder, data)
+    record = new_record("analyse", "analyse", session,
         config=config, id=setting_id(config), seed=seed, data=[data], metrics=metrics,
+        inputs=key_of_inputs(inputs),
         device=device_entry(device, resolve_precision(encoder.precision, device)),
         encoder={"name":name,"sha256":weights_sha256(encoder.model),"pooler":encoder.pooler})
+    return record, inputs
 
 # %% ../../nbs/analysis/03_geometry_record.ipynb #6bf87762
 def missing_reading(
@@ -148,20 +154,6 @@ def missing_reading(
 )->str: # "not to be had, <reason>", or "" when it is there
     "Why a record has no official reading"
     return record.config["evaluate"].get("official_reading", "")
-
-# %% ../../nbs/analysis/03_geometry_record.ipynb #c96fa87b
-def write_record_once(
-    record:Record, # Just measured
-    out:Path, # Where runs go
-)->tuple[Record,Path]: # The one that is there now, and its folder
-    "Write a record, or return the equal one that is there"
-    folder = out/record.run_name
-    path = folder/"record.json"
-    if path.exists():
-        old = read_record(path)
-        if equal_records(old, record): return old, folder
-    write_record(record, path)
-    return record, folder
 
 # %% ../../nbs/analysis/03_geometry_record.ipynb #355e5a5c
 def record_geometry(
@@ -173,11 +165,16 @@ def record_geometry(
     out:str|Path|None=None, # Where runs go; None: `SFR_RUNS`, or `runs`
     pooler:str|None=None, # None: as saved with each model
     truncate:bool=False, # Cut sentences that are longer than the model's positions
+    again:bool=False, # Where a record was made from other inputs, keep both
     progress:bool=True, # Show bars when this takes a while
 )->list[tuple[Record,Path]]: # Of `model`, then of `against`: the record and its folder
     "Measure one model, or two, and keep a record of each"
     models = [m for m in (model, against) if m is not None]
     options = dict(source=source, pooler=pooler, truncate=truncate, progress=progress)
-    records = [analyse_record(m, sentences, named=named, **options)
-               for m,named in zip(models, model_names(*models), strict=True)]
-    return [write_record_once(r, runs_folder(out)) for r in records]
+    measured = [analyse_record(m, sentences, named=named, **options)
+                for m,named in zip(models, model_names(*models), strict=True)]
+    written = []
+    for record,inputs in measured:
+        folder = folder_of_inputs(runs_folder(out)/record.run_name, inputs, again)
+        written.append((keep_measurement(record, folder, inputs), folder))
+    return written

@@ -22,8 +22,8 @@ from ..data.corpus import load_corpus
 from ..encode.encoder import SentenceEncoder, make_head, pad_ids, tokenize
 from ..losses.components import Batch, R
 from ..losses.simulated_gradient import active_rows
-from ..train.run import open_encoder, settle
-from ..train.trainer import train, view_metrics
+from ..train.run import complete_setting, open_encoder
+from ..train.trainer import TrainOptions, train, view_metrics
 
 # %% ../../nbs/analysis/01_statistics.ipynb #9fa282bc
 def cosine_means(
@@ -237,7 +237,7 @@ def watch_training(
     folder:str|Path, # For what the trainer writes
 )->dict[int,tuple[Tensor,Tensor]]: # step -> two views of the probe, `(B, D)` each, float64
     "Train, and see the same sentences on the way"
-    config,loss = settle(config)
+    config,loss = complete_setting(config)
     if loss.needs:
         raise UserError(f"loss.name is {loss.name!r}: a loss that needs a teacher is not watched "
                         "here, give another")
@@ -248,7 +248,7 @@ def watch_training(
     head = make_head(e.head, encoder.dim, e.head_init_std).to(encoder.device)
     probe = Probe(encoder, sentences, e.max_length, config.seed)
     watch = train(encoder, head, loss, ids, config.train, probe, folder, config.seed,
-                  progress=False)
+                  TrainOptions(progress=False))
     return dict(zip([point["step"] for point in watch.trajectory], probe.views, strict=True))
 
 # %% ../../nbs/analysis/01_statistics.ipynb #82e7254f

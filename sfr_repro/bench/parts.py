@@ -35,7 +35,8 @@ from sfr_repro.bench.steps import (
 from ..core.checks import seed_all
 from ..core.config import setting_id
 from ..core.errors import UserError
-from ..core.records import Session, cpu_name, new_record, write_record
+from ..core.provenance import cpu_name
+from ..core.records import Session, new_record, write_record
 from ..data.sts import STSSet, load_sts, sts_sets
 from ..encode.encoder import SentenceEncoder, resolve_precision, weights_sha256
 from ..evaluate.sts import evaluate_sts

@@ -34,7 +34,7 @@ from ..encode.teachers import frozen_teacher
 from ..geometry.probe import geometry_probe
 from ..losses.registry import make_loss
 from ..train.cost import encoder_shape, forward_flops, loss_flops
-from ..train.trainer import train
+from ..train.trainer import TrainOptions, train
 
 # %% ../../nbs/bench/03_steps.ipynb #573c5c87
 def seconds_per_step(
@@ -60,7 +60,7 @@ def our_step(
     config:TrainConfig, # With at least 3 steps
     name:str="infonce", # The loss
     watch:Callable=lambda n: None, # Called before the loss of each step with its number, from 1
-    **more, # Passed on to `train`
+    **more, # As `TrainOptions` takes them
 )->float: # Seconds per step
     "A few steps of our trainer"
     calls,loss = [], make_loss(name)
@@ -70,7 +70,8 @@ def our_step(
         return loss(*views, **tensors)
     head,select = make_head("none", encoder.dim), lambda: {"none":0.}
     with tempfile.TemporaryDirectory() as folder:
-        train(encoder, head, timed, ids, config, select, folder, progress=False, **more)
+        options = TrainOptions(progress=False, **more)
+        train(encoder, head, timed, ids, config, select, folder, options=options)
     return seconds_per_step(calls)
 
 # %% ../../nbs/bench/03_steps.ipynb #1589ad88

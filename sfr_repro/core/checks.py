@@ -28,7 +28,9 @@ class RandomState:
     def __init__(self,
         device:torch.device, # Where the model is
     ):
-        self.device,self.cpu,self.numpy,self.python = device, torch.get_rng_state(), np.random.get_state(), random.getstate()
+        self.device = device
+        self.cpu,self.numpy,self.python = (torch.get_rng_state(), np.random.get_state(),
+                                           random.getstate())
         self.cuda = torch.cuda.get_rng_state(device) if device.type=="cuda" else None
 
     def restore(self):
@@ -52,7 +54,8 @@ def relative_error(
     b:Tensor, # What it should be, same shape
 )->float: # `max|a-b| / max|b|`; 0 when both are zero, `inf` when a value is not finite
     "Largest difference as a share of the largest entry"
-    if a.shape != b.shape: raise ValueError(f"a {tuple(a.shape)} and b {tuple(b.shape)} must have one shape")
+    if a.shape != b.shape:
+        raise ValueError(f"a {tuple(a.shape)} and b {tuple(b.shape)} must have one shape")
     if not (a.isfinite().all() and b.isfinite().all()): return float("inf")
     diff,size = (a-b).abs().max().item(), b.abs().max().item()
     return diff/size if size else (0. if not diff else float("inf"))
@@ -65,7 +68,10 @@ def autograd_gradient(
     "Gradient of a scalar by autograd; `ValueError` when it has none"
     views = [v.detach().clone().requires_grad_() for v in views]
     y = f(*views)
-    if y.ndim or not y.requires_grad: raise ValueError(f"the loss has shape {tuple(y.shape)} and requires_grad={y.requires_grad}: it must be a scalar that depends on the views")
+    if y.ndim or not y.requires_grad:
+        raise ValueError(f"the loss has shape {tuple(y.shape)} and "
+                         f"requires_grad={y.requires_grad}: it must be a scalar that depends on "
+                         "the views")
     return torch.autograd.grad(y, views, allow_unused=True, materialize_grads=True)
 
 # %% ../../nbs/core/02_checks.ipynb #9a459c7a
@@ -101,18 +107,25 @@ def check_gradient(
     h:Tensor, # Anchors, `(B, D)`, float64, more than 1e-3 from a kink
     h_pos:Tensor, # Positives, `(B, D)`
     *,
-    energy:Callable|None=None, # For losses with a stop-gradient: `energy(h, h_pos) -> Tensor ()` with coefficients frozen at `(h, h_pos)`
+    # For losses with a stop-gradient: `energy(h, h_pos) -> Tensor ()` with coefficients frozen at
+    # `(h, h_pos)`
+    energy:Callable|None=None,
     rtol:float=1e-9, # Bound against autograd, of the largest entry
     rtol_differences:float=1e-8, # Bound against finite differences
 )->GradientErrors: # What was measured; `AssertionError` beyond a bound
     "Hand gradient == autograd == finite differences, for both views"
     hand, auto = grad(h, h_pos), autograd_gradient(value, h, h_pos)
     f = energy or value
-    diff = finite_differences(lambda x: f(x, h_pos), h), finite_differences(lambda x: f(h, x), h_pos)
-    errors = [tuple(relative_error(a, b) for a,b in zip(hand, other, strict=True)) for other in (auto, diff)]
-    for name,found,bound in zip(("autograd","finite differences"), errors, (rtol,rtol_differences)):
-        assert max(found) <= bound, f"the gradient by hand differs from {name} by {max(found):.1e} of its largest entry: at most {bound:.0e} is allowed"
-    return GradientErrors(*map(max, errors))
+    diff = (finite_differences(lambda x: f(x, h_pos), h),
+            finite_differences(lambda x: f(h, x), h_pos))
+    def worst(other): return max(map(relative_error, hand, other))
+    errors = worst(auto), worst(diff)
+    names,bounds = ("autograd","finite differences"), (rtol,rtol_differences)
+    for name,found,bound in zip(names, errors, bounds, strict=True):
+        assert found <= bound, \
+            (f"the gradient by hand differs from {name} by {found:.1e} of its largest entry: "
+             f"at most {bound:.0e} is allowed")
+    return GradientErrors(*errors)
 
 # %% ../../nbs/core/02_checks.ipynb #b908859c
 def degenerate_batches(
@@ -124,8 +137,10 @@ def degenerate_batches(
     gap = h.clone(); gap[0] = 0
     twice = h.clone(); twice[1] = twice[0]
     one = torch.zeros_like(h); one[:,0] = 1
-    return {"identical views": (h,h), "opposite views": (h,-h), "a zero row": (gap,p), "zero rows in both": (gap,gap), "all zero": (0*h,0*h),
-            "a duplicate": (twice,p), "a duplicate in both": (twice,twice), "collapsed": (one,one), "one pair": (h[:1],p[:1]), "one pair, identical": (h[:1],h[:1])}
+    return {"identical views": (h,h), "opposite views": (h,-h), "a zero row": (gap,p),
+            "zero rows in both": (gap,gap), "all zero": (0*h,0*h), "a duplicate": (twice,p),
+            "a duplicate in both": (twice,twice), "collapsed": (one,one), "one pair": (h[:1],p[:1]),
+            "one pair, identical": (h[:1],h[:1])}
 
 # %% ../../nbs/core/02_checks.ipynb #2f6cf80f
 def check_finite(
@@ -133,12 +148,13 @@ def check_finite(
     grad:Callable|None=None, # `grad(h, h_pos) -> (dh, dh_pos)`
     dtypes:tuple=(torch.float64,torch.float32,torch.bfloat16,torch.float16),
 )->int: # Number of batches tried
-    "No NaN or infinity in the value, its autograd gradient or `grad`, on every degenerate batch and dtype; `AssertionError` names the first"
+    "`AssertionError` names the first degenerate batch where a value or gradient is not finite"
     n = 0
     for name,(h,h_pos) in degenerate_batches().items():
         for dtype in dtypes:
             a,b = (x.to(dtype) for x in (h,h_pos))
             found = [value(a,b), *autograd_gradient(value, a, b), *(grad(a,b) if grad else ())]
-            assert all(x.isfinite().all() for x in found), f"not finite on {name} in {dtype}: {found}"
+            finite = all(x.isfinite().all() for x in found)
+            assert finite, f"not finite on {name} in {dtype}: {found}"
             n += 1
     return n

@@ -18,9 +18,13 @@ def as_views(
 )->tuple[Tensor,Tensor]: # The same two, float32 or float64; an infinite entry is NaN
     "Check that two views fit together, and widen half precision; `ValueError` names both shapes"
     for name,x in (("h",h), ("h_pos",h_pos)):
-        if x.ndim != 2 or not len(x): raise ValueError(f"{name} has shape {tuple(x.shape)}: a view is a matrix (B, D) of at least one row")
-        if not x.is_floating_point(): raise ValueError(f"{name} holds {x.dtype}: a view holds floating-point numbers")
-    if h.shape != h_pos.shape: raise ValueError(f"h {tuple(h.shape)} and h_pos {tuple(h_pos.shape)} must have one shape")
+        if x.ndim != 2 or not len(x):
+            raise ValueError(f"{name} has shape {tuple(x.shape)}: a view is a matrix (B, D) of at "
+                             "least one row")
+        if not x.is_floating_point():
+            raise ValueError(f"{name} holds {x.dtype}: a view holds floating-point numbers")
+    if h.shape != h_pos.shape:
+        raise ValueError(f"h {tuple(h.shape)} and h_pos {tuple(h_pos.shape)} must have one shape")
     dtype = torch.promote_types(torch.promote_types(h.dtype, h_pos.dtype), torch.float32)
     h,h_pos = h.to(dtype), h_pos.to(dtype)
     return h + 0*h.detach(), h_pos + 0*h_pos.detach()           # infinite times 0 is NaN
@@ -31,7 +35,8 @@ def unit_rows(
 )->Tensor: # The same directions at length 1, `(B, D)`, float32 or float64; zero rows stay zero
     "Rows scaled to unit length, computed in at least float32"
     x = x.to(torch.promote_types(x.dtype, torch.float32))
-    scale = x.detach().abs().amax(-1, keepdim=True)                # no overflow or underflow inside the square
+    # no overflow or underflow inside the square
+    scale = x.detach().abs().amax(-1, keepdim=True)
     x = x / torch.where(scale > 0, scale, 1)
     square = x.square().sum(-1, keepdim=True)
     return x * torch.where(square > 0, torch.where(square > 0, square, 1).rsqrt(), 0)
@@ -52,19 +57,24 @@ class Components:
 
     def gradient(self, h:Tensor, h_pos:Tensor)->Tensor: # `(B, D)`
         "Equation (paradigm), composed"
-        push,ratio = self.push, self.ratio if self.ratio.ndim==2 else self.ratio[:,None]
-        return push @ (h if self.negatives=="same" else h_pos) - push.sum(1, keepdim=True)*ratio*h_pos
+        push = self.push
+        ratio = self.ratio if self.ratio.ndim==2 else self.ratio[:,None]
+        n = h if self.negatives=="same" else h_pos
+        return push @ n - push.sum(1, keepdim=True)*ratio*h_pos
 
     def normalised(self):
-        "The same gradient with the rows of `weight` summing to 1, so that `dissipation` is the whole push on an anchor"
+        "The same gradient with rows of `weight` that sum to 1: `dissipation` is the whole push"
         push = self.push
         total = push.sum(1)
         return replace(self, dissipation=total, weight=push/torch.where(total==0, 1, total)[:,None])
 
 # %% ../../nbs/core/00_notation.ipynb #d51ec994
 def softmax_negatives(
-    scores:Tensor, # Any scores, `(B, B)`, or a strip `(r, B)` whose first `r` columns are its rows' own; the diagonal is ignored
-)->tuple[Tensor,Tensor]: # Softmax over each row's negatives with zero diagonal, the shape of `scores`, and their logsumexp, one a row
+    # Any scores, `(B, B)`, or a strip `(r, B)` whose first `r` columns are its rows' own; the
+    # diagonal is ignored
+    scores:Tensor,
+)->tuple[Tensor,Tensor]: # The softmax, the shape of `scores`, and one logsumexp a row
     "Softmax and logsumexp over the off-diagonal entries of each row, for `B > 1`"
-    scores = scores.masked_fill(torch.eye(*scores.shape, dtype=torch.bool, device=scores.device), -math.inf)
+    diagonal = torch.eye(*scores.shape, dtype=torch.bool, device=scores.device)
+    scores = scores.masked_fill(diagonal, -math.inf)
     return scores.softmax(1), scores.logsumexp(1)

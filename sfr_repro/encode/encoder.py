@@ -22,7 +22,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 from ..core.errors import check_choice
-from ..core.records import cpu_name, write_folder_whole
+from ..core.provenance import cpu_name
+from ..core.records import write_folder_whole
 from sfr_repro.encode.families import (
     AFTER_PADDING,
     ONE_LENGTH,

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['TASKS', 'LOADERS', 'vectors_of', 'task_names', 'named_sets', 'sets_from', 'read_tasks', 'geometry_set', 'TasksResult',
-           'tasks_metrics', 'tasks_table', 'evaluate_tasks', 'evaluated_name', 'evaluation_config', 'same_data',
-           'evaluate_model', 'mteb_model']
+           'tasks_metrics', 'tasks_table', 'evaluate_tasks', 'evaluated_name', 'evaluation_config', 'named_hashes',
+           'data_inputs', 'evaluate_model', 'mteb_model']
 
 # %% ../../nbs/evaluate/05_tasks.ipynb #13beaa2f
 import math
@@ -20,19 +20,31 @@ import numpy as np
 from tqdm.auto import tqdm
 from ..core.config import setting_id
 from ..core.errors import UserError, check_choice
+from sfr_repro.core.folders import (
+    RECORD,
+    folder_of_inputs,
+    found_record,
+    keep_measurement,
+    key_of_inputs,
+)
 from sfr_repro.core.records import (
     Session,
     new_record,
     pipe_table,
     read_record,
     runs_folder,
-    write_record,
 )
 from ..data.retrieval import load_retrieval, retrieval_sets
 from ..data.sources import DataError, Source, resolve
 from ..data.sts import STS_SETS, STSSet, load_sts, reference_set, sts_sets
 from ..data.transfer import TRANSFER_SETS, load_transfer, transfer_sets
-from ..encode.cache import read_shards, text_key, writable_folder, write_shard
+from sfr_repro.encode.cache import (
+    encoder_inputs,
+    read_shards,
+    text_key,
+    writable_folder,
+    write_shard,
+)
 from sfr_repro.encode.encoder import (
     SentenceEncoder,
     best_device,
@@ -295,11 +307,20 @@ def evaluation_config(
             "evaluate":asked, "loss":{"name":"none", "constants":{}}}
 
 # %% ../../nbs/evaluate/05_tasks.ipynb #eecda9cb
-def same_data(
-    path:Path, # Of a record
+def named_hashes(
+    data:Sequence[Mapping], # As a record has it
+)->dict[str,str]: # "set <name>" -> hash, or several with + between
+    "What was read, for `inputs`"
+    found = {}
+    for d in data:
+        name = f"set {d['name']}"
+        found[name] = f"{found[name]}+{d['sha256']}" if name in found else d["sha256"]
+    return found
+
+def data_inputs(
     tasks:str|Sequence[str], options:Mapping, # As for `evaluate_model`
-)->bool: # Do its data and those of now agree?
-    "Compare what a record was made from with what would be read now"
+)->dict[str,str]: # Name of a set -> hash
+    "The data that an evaluation reads"
     names,by_name = task_names(tasks)
     wanted = {k:v for k,v in options.items() if k in ("sets","source","rendering")}
     found,_ = read_tasks(names, by_name, **wanted)
@@ -307,8 +328,7 @@ def same_data(
     if "geometry" in names:
         pairs = geometry_set(wanted.get("source"), wanted.get("rendering","raw")).describe()
         if pairs not in now: now.append(pairs)
-    before = [(d.name,d.sha256) for d in read_record(path).data]
-    return before == [(d["name"],d["sha256"]) for d in now]
+    return named_hashes(now)
 
 # %% ../../nbs/evaluate/05_tasks.ipynb #42e5ddd0
 def evaluate_model(
@@ -318,6 +338,7 @@ def evaluate_model(
     pooler:str|None=None, # None: as saved
     precision:str="auto", # "fp32", "bf16", or "auto"
     out:str|Path|None=None, # Where runs go; None: `SFR_RUNS`, or `runs`
+    again:bool=False, # Where a record was made from other inputs, keep both
     **options, # `sets source rendering seed cache progress`, as for `evaluate_tasks`
 )->Path: # Of `record.json`
     "Evaluate a model and write one record"
@@ -330,17 +351,19 @@ def evaluate_model(
     config,seed = evaluation_config(entry, encoder, tasks, options), options.get("seed", 0)
     id = setting_id(config)
     experiment = "evaluate-"+re.sub(r"[^\w.-]+", "-", entry["name"])
-    path = runs_folder(out)/f"{experiment}-{id}-s{seed}"/"record.json"
-    if path.exists() and not same_data(path, tasks, options):
-        todo = "move it away, or give another output folder"
-        raise UserError(f"{path}: was made with other data: {todo}")
-    if path.exists(): return path
+    folder,opened = runs_folder(out)/f"{experiment}-{id}-s{seed}", encoder_inputs(encoder)
+    if folder.exists():
+        folder = folder_of_inputs(folder, opened | data_inputs(tasks, options), again)
+        if found_record(folder, id, seed): return folder/RECORD
     result = evaluate_tasks(encoder, tasks, **options)
     device = device_entry(encoder.device.type, config["encoder"]["precision"])
+    inputs = opened | named_hashes(result.data)
     record = new_record(
         "evaluate", experiment, session, config=config, id=id, seed=seed, device=device,
-        data=result.data, encoder=entry, metrics=result.to_metrics())
-    return write_record(record, path)
+        data=result.data, encoder=entry, metrics=result.to_metrics(),
+        inputs=key_of_inputs(inputs))
+    keep_measurement(record, folder, inputs)
+    return folder/RECORD
 
 # %% ../../nbs/evaluate/05_tasks.ipynb #b38c5bfa
 def mteb_model(

@@ -17,7 +17,8 @@ from torch import Tensor
 from ..core.errors import UserError
 
 # %% ../../nbs/train/03_distributed.ipynb #253e7f7b
-_all_gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor   # its name since torch 2.13, and before
+# its name since torch 2.13, and before
+_all_gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
 
 # %% ../../nbs/train/03_distributed.ipynb #491fae74
 class _Gather(torch.autograd.Function):
@@ -27,26 +28,29 @@ class _Gather(torch.autograd.Function):
         W,r = dist.get_world_size(), dist.get_rank()
         counts = counts or (len(z)//2,)*W
         b,most = counts[r], max(counts)
-        if len(z) != 2*b: raise ValueError(f"z {tuple(z.shape)} and counts {counts}: process {r} must have twice {b} rows")
+        if len(z) != 2*b:
+            raise ValueError(f"z {tuple(z.shape)} and counts {counts}: process {r} must have "
+                             f"twice {b} rows")
         ctx.counts = counts
-        own = z.new_zeros(2, most, z.shape[1])
-        own[:,:b] = z.view(2, b, z.shape[1])
+        padded = z.new_zeros(2, most, z.shape[1])
+        padded[:,:b] = z.view(2, b, z.shape[1])
         every = z.new_empty(W*2, most, z.shape[1])
-        _all_gather(every, own)
-        return torch.cat([x[:,:c] for x,c in zip(every.view(W, 2, most, z.shape[1]), counts)], 1).flatten(0, 1)
+        _all_gather(every, padded)
+        slices = zip(every.view(W, 2, most, z.shape[1]), counts, strict=True)
+        return torch.cat([x[:,:c] for x,c in slices], 1).flatten(0, 1)
 
     @staticmethod
     def backward(ctx, g):
         W,r = dist.get_world_size(), dist.get_rank()
-        start = sum(ctx.counts[:r])
-        return W*g.view(2, sum(ctx.counts), g.shape[1])[:,start:start+ctx.counts[r]].flatten(0, 1), None
+        start,every = sum(ctx.counts[:r]), g.view(2, sum(ctx.counts), g.shape[1])
+        return W*every[:,start:start+ctx.counts[r]].flatten(0, 1), None
 
 # %% ../../nbs/train/03_distributed.ipynb #272074c7
 def gather_views(
     z:Tensor, # This process's two views, one under the other, `(2b, D)`
-    counts:tuple[int,...]|None=None, # Sentences of each process; None: all have as many as this one
+    counts:tuple[int,...]|None=None, # Sentences of each process; None: all as many as this one
 )->Tensor: # Those of all processes, `(2B, D)`, in the order of the whole batch
-    "Gather with the gradient that is right under DDP's mean; where sizes differ, `counts` must be given: it is not checked"
+    "Gather with the gradient that is right under DDP's mean; `counts` is not checked"
     return _Gather.apply(z, counts)
 
 # %% ../../nbs/train/03_distributed.ipynb #16f55bbc
@@ -79,14 +83,21 @@ class Processes:
 def process_count()->int:
     "How many processes the launcher has started, by `WORLD_SIZE`; 1 without a launcher"
     x = os.environ.get("WORLD_SIZE") or "1"
-    if not x.isdecimal() or int(x) < 1: raise UserError(f"WORLD_SIZE is {x!r}: it must be a number of processes")
+    if not _is_whole(x, 1, 10**6):
+        raise UserError(f"WORLD_SIZE is {x[:50]!r}: it must be a number of processes")
     return int(x)
+
+def _is_whole(text, least, most):
+    "Whether a variable of the environment is a whole number within these bounds"
+    return text.isascii() and text.isdecimal() and len(text) < 10 and least <= int(text) <= most
 
 # %% ../../nbs/train/03_distributed.ipynb #e6072edb
 def _own_gpu():
     "The GPU of this process"
     x,n = os.environ.get("LOCAL_RANK") or "0", torch.cuda.device_count()
-    if not x.isdecimal() or int(x) >= n: raise UserError(f"LOCAL_RANK is {x!r}: it must be below {n}, the number of GPUs here: start at most one process per GPU")
+    if not _is_whole(x, 0, n-1):
+        raise UserError(f"LOCAL_RANK is {x[:50]!r}: it must be below {n}, the number of GPUs here: "
+                        "start at most one process per GPU")
     return int(x)
 
 # %% ../../nbs/train/03_distributed.ipynb #b9b6b5f5
@@ -97,11 +108,20 @@ def join_processes(
     size = process_count()
     if size==1: return None
     if missing := [k for k in ("RANK","MASTER_ADDR","MASTER_PORT") if k not in os.environ]:
-        raise UserError(f"WORLD_SIZE is {size} but {missing[0]} is not set: start the run with torchrun or accelerate launch, or unset WORLD_SIZE")
+        raise UserError(f"WORLD_SIZE is {size} but {missing[0]} is not set: start the run with "
+                        "torchrun or accelerate launch, or unset WORLD_SIZE")
+    rank,port = os.environ["RANK"], os.environ["MASTER_PORT"]
+    if not _is_whole(rank, 0, size-1):
+        raise UserError(f"RANK is {rank[:50]!r}: it must be a number from 0 to {size-1}")
+    if not _is_whole(port, 1, 65535):
+        raise UserError(f"MASTER_PORT is {port[:50]!r}: it must be a number from 1 to 65535")
+    if not os.environ["MASTER_ADDR"].strip():
+        raise UserError("MASTER_ADDR is empty: it must be the first machine's name or address")
     if not dist.is_initialized():
         cuda = torch.cuda.is_available()
         if cuda: torch.cuda.set_device(_own_gpu())
-        dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo", timeout=timedelta(hours=hours))
+        dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo",
+                                timeout=timedelta(hours=hours))
         atexit.register(dist.destroy_process_group)
     return Processes(dist.get_rank(), dist.get_world_size())
 
@@ -112,4 +132,5 @@ def check_share(
 ):
     "Refuse a batch that cannot be shared evenly"
     if processes and batch % processes.size:
-        raise UserError(f"train.batch is {batch}: {processes.size} processes share it, so it must be a multiple of {processes.size}")
+        raise UserError(f"train.batch is {batch}: {processes.size} processes share it, so it must "
+                        f"be a multiple of {processes.size}")

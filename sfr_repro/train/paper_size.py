@@ -12,11 +12,12 @@ from pathlib import Path
 import pandas as pd
 from ..core.config import RunConfig, load_experiment
 from ..core.errors import UserError
-from ..core.records import Record, add_record, code_state
+from ..core.provenance import code_state
+from ..core.records import Record, add_record
 from .cost import PAPERS
 from .plan import DEVICES, plan
 from .queue import Outcome, run_all
-from .run import settle
+from .run import complete_setting
 
 # %% ../../nbs/train/10_paper_size.ipynb #b5120007
 TWELVE = ("infonce","arccon","mpt","met", "mhe","mhs","vicreg","barlow_twins",
@@ -68,7 +69,7 @@ def cost_table(
     rows,kept = [], {r.run_name for r in records}
     for section,names in EXPERIMENTS.items():
         files = [experiment_file(name, root) for name in names]
-        settings = [settle(c)[0] for path in files for c in load_experiment(path)]
+        settings = [complete_setting(c)[0] for path in files for c in load_experiment(path)]
         done = sum(c.run_name in kept for c in settings)
         row = {"experiment":section, "runs":len(settings), "on record":done}
         models = {settings[0].encoder.name, settings[0].teacher.name}-{None}

@@ -25,7 +25,7 @@ from sfr_repro.train.cost import (
     forward_flops,
     step_flops,
 )
-from .run import check_length, settle
+from .run import check_length, complete_setting
 from .trainer import check_batch
 
 # %% ../../nbs/train/08_plan.ipynb #ca6e3872
@@ -90,7 +90,7 @@ def work_of(
 )->dict[str,float]: # FLOPs by part
     "The work of a whole run"
     e,t,shape = config.encoder, config.train, encoder_shape(config.encoder.name)
-    steps,loss = plan_steps(config), settle(config)[1]
+    steps,loss = plan_steps(config), complete_setting(config)[1]
     def read(texts): return forward_flops(shape, texts.tokens, texts.squares)
     a_step = step_flops(shape, t, e.max_length, loss, frozen=e.freeze_embeddings, head=e.head)
     evaluations = 1+math.ceil(steps/t.eval_every) if steps else 0
@@ -147,7 +147,7 @@ def memory_of(
 # %% ../../nbs/train/08_plan.ipynb #e90970cb
 def _has_tiles(config):
     "Whether the loss has a tiled form"
-    loss = settle(config)[1]
+    loss = complete_setting(config)[1]
     try: tiled_form(loss.spec, loss.constants, 1)
     except UserError: return False
     return True

@@ -11,6 +11,8 @@ import multiprocessing
 import os
 import queue
 import shutil
+import signal
+import threading
 import time
 import traceback
 from collections.abc import Callable, Sequence
@@ -36,17 +38,25 @@ def _run_one(config, out, keep_model):
     "One run of the queue, and what became of it"
     from sfr_repro.train.run import run
     start = time.monotonic()
-    def outcome(state, why="", record=""): return Outcome(config.run_name, state, round(time.monotonic()-start, 2), why, str(record))
+    def outcome(state, why="", record=""):
+        return Outcome(config.run_name, state, round(time.monotonic()-start, 2), why, str(record))
     try: path = run(config, out, progress=False)
     except UserError as e: return outcome("refused", str(e))
-    except Exception as e: return outcome("failed", f"{type(e).__name__}: {e}\n{traceback.format_exc()}")
+    except Exception as e:
+        return outcome("failed", f"{type(e).__name__}: {e}\n{traceback.format_exc()}")
     if not keep_model:
         for part in ("model","tensorboard"): shutil.rmtree(path.parent/part, ignore_errors=True)
     return outcome("done", record=path)
 
 # %% ../../nbs/train/05_queue.ipynb #91aa0010
+def _end_with_parent():
+    "End this process when the one that started it has ended, however that came"
+    multiprocessing.parent_process().join()
+    os.kill(os.getpid(), signal.SIGKILL)
+
 def _work(tasks, results, out, deadline, keep_models):
     "What each worker process does"
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     longest,count = 0., 0
     while (config := tasks.get()) is not None:
         if time.time()+longest > deadline:
@@ -54,7 +64,9 @@ def _work(tasks, results, out, deadline, keep_models):
             continue
         results.put((os.getpid(), config.run_name))
         done = _run_one(config, out, keep_models)
-        longest,count = done.seconds if count < 2 else max(longest, done.seconds), count+1    # the first one reads the data
+        # the first one reads the data, so it tells nothing of those after it
+        longest = done.seconds if count < 2 else max(longest, done.seconds)
+        count += 1
         results.put(done)
     results.put(None)
 
@@ -73,16 +85,20 @@ def run_all(
     out:str|Path|None=None, # Where runs go; None: `SFR_RUNS`, or `runs`
     *,
     processes:int=1, # Workers, each with one thread, all on the same device
-    minutes:float|None=None, # No run begins when the longest one so far would end later; None: no limit
+    # No run begins when the longest one so far would end later; None: no limit
+    minutes:float|None=None,
     keep_models:bool=True, # Keep each run's `model/` and `tensorboard/` beside its record
     collect:str|Path|None=None, # A file that gets one line of JSON for each finished record
-    follow:Callable[[list[Outcome]],Sequence[RunConfig]]|None=None, # Called when the queue is empty: what comes next, or nothing
+    # Called when the queue is empty: what comes next, or nothing
+    follow:Callable[[list[Outcome]],Sequence[RunConfig]]|None=None,
     say:Callable=print, # Called with one line for each outcome
 )->list[Outcome]: # In the order in which they ended
     "Run many settings by several processes"
     if processes < 1: raise UserError(f"processes is {processes}: it must be at least 1")
-    if minutes is not None and not minutes > 0: raise UserError(f"minutes is {minutes}: it must be above 0")
-    if len({c.run_name for c in settings}) < len(settings): raise UserError("settings holds one run twice: each may be there once")
+    if minutes is not None and not minutes > 0:
+        raise UserError(f"minutes is {minutes}: it must be above 0")
+    if len({c.run_name for c in settings}) < len(settings):
+        raise UserError("settings holds one run twice: each may be there once")
     start = time.time()
     deadline = start+60*minutes if minutes is not None else float("inf")
     spawn = multiprocessing.get_context("spawn")
@@ -102,11 +118,14 @@ def _collect(workers, tasks, results, settings, start, collect, follow, say):
     "Hand out the settings, and take the outcomes as they come"
     outcomes,asked,over,open_,running = [], 0, False, len(workers), {}
     while open_ and any(w.is_alive() for w in workers):
-        if len(outcomes)==asked and not over:                           # all that was asked for is there
-            new = settings if not outcomes else follow(outcomes) if follow else ()
+        # all that was asked for is there
+        if len(outcomes)==asked and not over:
+            new = settings
+            if outcomes: new = follow(outcomes) if follow else ()
             over = not new
             asked += len(new)
-            for x in new or [None]*len(workers): tasks.put(x)           # nothing more: each worker goes home
+            # nothing more: each worker goes home
+            for x in new or [None]*len(workers): tasks.put(x)
         try: done = results.get(timeout=5)
         except queue.Empty:
             done = _killed(workers, running) or _lost(workers, running, asked-len(outcomes))
@@ -117,21 +136,25 @@ def _collect(workers, tasks, results, settings, start, collect, follow, say):
         running = {pid:name for pid,name in running.items() if name != done.name}
         if collect and done.record: _append(collect, done.record)
         why = f"; {done.why}" if done.why else ""
-        say(f"{time.time()-start:6.1f} s  {len(outcomes)}/{asked}  {done.name}: {done.state}, {done.seconds:.1f} s{why}")
+        say(f"{time.time()-start:6.1f} s  {len(outcomes)}/{asked}  {done.name}: {done.state}, "
+            f"{done.seconds:.1f} s{why}")
     names = {o.name for o in outcomes}
-    left = [c.run_name for c in settings if c.run_name not in names]    # no worker is alive any more
+    # no worker is alive any more
+    left = [c.run_name for c in settings if c.run_name not in names]
     return outcomes + [Outcome(name, "left out", why="no worker was left") for name in left]
 
 def _lost(workers, running, missing):
     "A run that nobody holds: its worker was ended before it could say what it had taken"
     idle = not any(w.is_alive() and w.pid in running for w in workers)
     ended = any(not w.is_alive() and w.exitcode for w in workers)
-    return Outcome("unknown", "failed", why="its process was ended from outside") if missing and idle and ended else None
+    if not (missing and idle and ended): return None
+    return Outcome("unknown", "failed", why="its process was ended from outside")
 
 def _killed(workers, running):
     "The run of a worker that was ended from outside, if there is one"
     for w in workers:
-        if not w.is_alive() and (name := running.pop(w.pid, None)): return Outcome(name, "failed", why="its process was ended from outside")
+        if not w.is_alive() and (name := running.pop(w.pid, None)):
+            return Outcome(name, "failed", why="its process was ended from outside")
     return None
 
 def _append(path, record):

@@ -1,12 +1,12 @@
 """Take the records that came back from a GPU, one a line, into nbs/records/runs.
 
-`python tests/gpu/collect.py FILE.jsonl` checks each record as `sfr-repro records add` does, and beside
-that: the corpus must be the one that the experiment names, drawn from the data folder here.
+`python tests/gpu/collect.py FILE.jsonl` checks each record as `sfr-repro records add` does. Beside
+that, the corpus must be the one that the experiment names, drawn from the data folder here.
 
-Records of commit 9573051 have seven numbers at each point of the trajectory that describe the first batch
-and not the last one (the pass that checked a replayed step had left its views in place). Scores, losses,
-learning rates and gradient norms are right. These numbers are left out here, before the records are kept;
-nbs/records/amended.csv names each record.
+Records of commit 9573051 have seven numbers at each point of the trajectory that describe the
+first batch and not the last one (the pass that checked a replayed step had left its views in
+place). Scores, losses, learning rates and gradient norms are right. These numbers are left out
+here, before the records are kept; nbs/records/amended.csv names each record.
 """
 import argparse
 import csv
@@ -24,7 +24,8 @@ from sfr_repro.core.records import Record, add_record, write_whole
 from sfr_repro.data.corpus import load_corpus
 
 STALE = '9573051'
-FIELDS = ('pos_cos', 'neg_cos', 'alignment', 'uniformity', 'mean_norm', 'dissipation', 'active_share')
+FIELDS = ('pos_cos', 'neg_cos', 'alignment', 'uniformity', 'mean_norm', 'dissipation',
+          'active_share')
 WHY = 'statistics of the last batch were those of the first one'
 
 
@@ -43,14 +44,16 @@ def check_corpus(record, known):
     key = tuple(data['corpus']), data.get('sentences'), data.get('sample_seed', record['seed'])
     if key not in known: known[key] = load_corpus(key[0], key[1], seed=key[2]).describe()['sha256']
     there = next(d['sha256'] for d in record['data'] if d['name'].startswith('corpus/'))
-    if there != known[key]: raise UserError(f'{record["id"]}: its corpus is not the one that its setting draws here')
+    if there != known[key]:
+        raise UserError(f'{record["id"]}: its corpus is not the one that its setting draws here')
 
 
 def read_lines(paths):
     "All records of all files, or the first thing that is wrong with them"
     for path in paths:
         try: lines = path.read_text().splitlines()
-        except (OSError, UnicodeDecodeError) as e: raise UserError(f'{path}: cannot be read ({e})') from None
+        except (OSError, UnicodeDecodeError) as e:
+            raise UserError(f'{path}: cannot be read ({e})') from None
         for number, line in enumerate(lines, 1):
             try: record = Record.model_validate(json.loads(line))
             except ValueError as e:
@@ -104,7 +107,8 @@ def main(argv=None):
     except UserError as e:
         print(f'collect: {e}', file=sys.stderr)
         return 2
-    print(f'{len(kept)} records kept, {len(amended)} of them without {len(FIELDS)} statistics of each point')
+    print(f'{len(kept)} records kept, {len(amended)} of them without {len(FIELDS)} statistics of '
+          'each point')
     return 0
 
 

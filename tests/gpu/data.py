@@ -1,8 +1,9 @@
 """`make gpu-data`: one ignored folder with all that `make gpu` needs beside the tracked files.
 
-It holds the training sentences that paper A's experiments draw (128,000 of wiki_2014, sample 0), the
-STS sets, and a stamp: the commit and a hash of the code, so that records made where there is no git
-are accepted as clean. The folder is a data folder like any other; a machine without network reads it.
+It holds the training sentences that paper A's experiments draw (128,000 of wiki_2014, sample 0),
+the STS sets, and a stamp: the commit and a hash of the code, so that records made where there is no
+git are accepted as clean. The folder is a data folder like any other; a machine without network
+reads it.
 """
 import argparse
 import gzip
@@ -14,7 +15,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 from sfr_repro.core.errors import UserError
-from sfr_repro.core.records import code_hash, code_state
+from sfr_repro.core.provenance import code_hash, code_state
 from sfr_repro.data.corpus import load_corpus
 from sfr_repro.data.sources import resolve
 from sfr_repro.data.sts import STS_SETS
@@ -27,9 +28,12 @@ def write_data(out, sentences=SENTENCES):
     source = resolve('folder')
     corpus = load_corpus(CORPUS, sentences, seed=SEED, source=source)
     state = code_state()
-    if state['dirty']: raise UserError('the tree has uncommitted changes: commit them first, records name a commit')
+    if state['dirty']:
+        raise UserError('the tree has uncommitted changes: commit them first, records name a '
+                        'commit')
     if not state['commit']: raise UserError('no commit is known here: run this in a clone')
-    if out.resolve() == source.root.resolve(): raise UserError(f'{out} is the data folder itself: name another one')
+    if out.resolve() == source.root.resolve():
+        raise UserError(f'{out} is the data folder itself: name another one')
     if out.exists() and any(out.iterdir()) and not (out/'code.json').is_file():
         raise UserError(f'{out} holds something else, and it is not replaced: name a new folder')
     shutil.rmtree(out, ignore_errors=True)
@@ -53,8 +57,8 @@ def main(argv=None):
         print(f'gpu-data: {e}', file=sys.stderr)
         return 2
     size = sum(p.stat().st_size for p in o.out.rglob('*') if p.is_file())
-    print(f'{o.out}: {said["corpus"]["rows"]:,} sentences, {len(STS_SETS)} STS sets, commit {said["commit"][:7]}, '
-          f'{size/1e6:.1f} MB')
+    print(f'{o.out}: {said["corpus"]["rows"]:,} sentences, {len(STS_SETS)} STS sets, commit '
+          f'{said["commit"][:7]}, ' f'{size/1e6:.1f} MB')
     return 0
 
 

@@ -71,8 +71,9 @@ def training(folder, device, die=0):
         return {'norm': -sum(float(p.detach().norm()) for p in encoder.model.parameters())}
 
     config = TrainConfig(batch=BATCH, steps=STEPS, eval_every=EVERY, precision='fp32')
-    watch = import_trainer().train(encoder, head, loss, ids, config, select, folder/'run',
-                                   progress=False, minutes=0.)
+    trainer = import_trainer()
+    watch = trainer.train(encoder, head, loss, ids, config, select, folder/'run',
+                          options=trainer.TrainOptions(progress=False, minutes=0.))
     save_file(seen['weights'], folder/'end.safetensors')
     losses = {p['step']: p['loss'] for p in watch.trajectory}
     (folder/'end.json').write_text(json.dumps({

@@ -175,8 +175,9 @@ class Bench:
             ticks.append(time.perf_counter())
             return loss(*views, **tensors)
         with tempfile.TemporaryDirectory() as folder:
-            import_trainer().train(encoder, nn.Identity(), watched, rows, config,
-                                   lambda: {'none': 0.}, folder, progress=False)
+            trainer = import_trainer()
+            trainer.train(encoder, nn.Identity(), watched, rows, config, lambda: {'none': 0.},
+                          folder, options=trainer.TrainOptions(progress=False))
         seconds = np.diff(ticks)[2:]
         return {'seconds': spread(seconds),
                 'line': f'{1e3*np.median(seconds):.2f} ms from step to step'}

@@ -141,6 +141,7 @@ def build_model(
         what = f"{len(over)} tensors that the config has no place for, such as {over[0]}"
         raise EncoderError(f"{name}: its weights have {what}")
     for key,p in model.named_parameters():
+        p.data = p.data.clone()               # in memory of its own, which encoding is faster with
         if key in missing: p.data.zero_()                           # a pooler that is not read
     return model
 

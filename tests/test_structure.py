@@ -188,7 +188,7 @@ TREES = {name_of(m): ast.parse(read(m)) for m in MODULES}
 FUNCTION = (ast.FunctionDef, ast.AsyncFunctionDef)
 
 # What is not yet as DESIGN 2 has it. Each list only shrinks: an entry without fault fails a test
-HELD_OPEN = {('sfr_repro.train.queue', 'sfr_repro.train.run')}
+HELD_OPEN = set()
 TWICE = {
     # the command and what it calls
     'main', 'run', 'plan', 'pretrain', 'supersede',

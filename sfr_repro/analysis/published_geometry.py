@@ -97,9 +97,10 @@ def word_cosines(
     encoder:SentenceEncoder, # As for `word_vector`
 )->dict[str,float]: # For each of `WORD_PAIRS`, in [-1, 1]
     "The three cosines of the official example"
-    def cosine(a, b): return float(a @ b/np.linalg.norm(a)/np.linalg.norm(b))
-    return {name:cosine(*(word_vector(encoder, *at) for at in pair))
-            for name,pair in WORD_PAIRS.items()}
+    def cosine(one, other):
+        a,b = word_vector(encoder, *one), word_vector(encoder, *other)
+        return float(a @ b/np.linalg.norm(a)/np.linalg.norm(b))
+    return {name:cosine(*pair) for name,pair in WORD_PAIRS.items()}
 
 # %% ../../nbs/analysis/04_published_geometry.ipynb #10246896
 def published_record(

@@ -380,7 +380,8 @@ def encode(
     try:
         with tqdm(total=len(ids), desc="encode", unit="sentence", disable=off, delay=2) as bar:
             for batch in like_length(list(map(len, ids)), budget, encoder.one_length):
-                x,mask = (t.to(device) for t in pad_ids([ids[i] for i in batch], encoder.pad_id))
+                x,mask = pad_ids([ids[i] for i in batch], encoder.pad_id)
+                x,mask = x.to(device), mask.to(device)
                 out[batch] = _forward(run, x, mask, encoder.pooler, skip).float().cpu().numpy()
                 bar.update(len(batch))
     finally: model.train(training)

@@ -207,9 +207,9 @@ def read_pipeline(
     part = modules[0][1]
     longest,lower = read_reading(files, part)
     prompts,cut = read_prompts(files)
-    two = modules[1][0]=="WeightedLayerPooling"
-    return Pipeline(part, modules[2 if two else 1][1], modules[1][1] if two else None,
-                    tuple(modules[3 if two else 2:]), longest, lower, prompts, cut)
+    layers,rest = None, modules[1:]
+    if rest[0][0]=="WeightedLayerPooling": layers,rest = rest[0][1], rest[1:]
+    return Pipeline(part, rest[0][1], layers, tuple(rest[1:]), longest, lower, prompts, cut)
 
 # %% ../../nbs/encode/08_pipeline.ipynb #c0a1061e
 def read_steps(

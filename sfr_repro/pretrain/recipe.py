@@ -370,7 +370,8 @@ def _inputs(config, data):
     "What a pre-training reads -> hash, and how it computes"
     sets = [load_sts(reference_set(config.source), "dev", source=config.source)]
     sets += [load_sts(n, source=config.source) for n in sts_sets(config.source)]
-    read = {d["name"]:d["sha256"] for d in (*data, *(o.describe() for o in sets))}
+    described = [*data, *(o.describe() for o in sets)]
+    read = {d["name"]:d["sha256"] for d in described}
     device = best_device()
     precision = resolve_precision(config.precision, device)
     return read | {COMPUTED+"device":device, COMPUTED+"precision":precision}

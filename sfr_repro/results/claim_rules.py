@@ -260,13 +260,13 @@ def claim_differences(
     records:Sequence[Record], # All
 )->np.ndarray: # `(seeds, sets)`, positive where the claim wants it
     "Equation (difference) for one claim; `NotRun` says what is missing"
-    higher,lower = (
-        [runs_of(s, claim, records) for s in side] for side in (claim.higher, claim.lower))
+    def runs(side): return [runs_of(s, claim, records) for s in side]
+    higher,lower = runs(claim.higher), runs(claim.lower)
     above,below = map(all_runs, (higher, lower))
     if {r.run_name for r in above} & {r.run_name for r in below}:
         raise NotRun("a run would be compared with itself")
     check_same_inputs(claim, [*above, *below])
-    trained = [set(runs) for runs in (*higher, *lower) if trains(runs)]
+    trained = [set(r) for r in (*higher, *lower) if trains(r)]
     seeds = sorted(set.intersection(*trained)) if trained else []
     if not seeds: raise NotRun("its settings share no seed")
     return side_means(claim, higher, seeds) - side_means(claim, lower, seeds)

@@ -55,8 +55,7 @@ def drawn_anisotropy(
     for key,value in record.metrics.items():
         parts = key.split("/")[3].split(":")
         if parts[2:3]==["seed"]: drawn[int(parts[3]),int(parts[1])] = value
-    seeds,layers = (max(p[i] for p in drawn)+1 for i in (0,1))
-    return np.array([[drawn[s,l] for l in range(layers)] for s in range(seeds)])
+    return pd.Series(drawn).unstack().to_numpy()
 
 # %% ../../nbs/results/14_published_geometry.ipynb #06491e50
 def published_figure(

@@ -135,7 +135,8 @@ def varied_constants(
     "What an experiment varies in its loss"
     constants = [r.config["loss"]["constants"] for r in records]
     names = dict.fromkeys(k for c in constants for k in c)
-    return [k for k in names if len({str(c.get(k)) for c in constants}) > 1]
+    def values(k): return {str(c.get(k)) for c in constants}
+    return [k for k in names if len(values(k)) > 1]
 
 def paper_table(
     names:Sequence[str], # Experiments

@@ -22,6 +22,7 @@ from pathlib import Path
 from ..core.config import RunConfig
 from ..core.errors import UserError
 from ..core.records import runs_folder
+from .run import run
 
 # %% ../../nbs/train/05_queue.ipynb #91aa0007
 @dataclass(frozen=True)
@@ -36,7 +37,6 @@ class Outcome:
 # %% ../../nbs/train/05_queue.ipynb #91aa0009
 def _run_one(config, out, keep_model):
     "One run of the queue, and what became of it"
-    from sfr_repro.train.run import run
     start = time.monotonic()
     def outcome(state, why="", record=""):
         return Outcome(config.run_name, state, round(time.monotonic()-start, 2), why, str(record))

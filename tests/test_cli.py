@@ -127,8 +127,8 @@ def test_two_tiny_models_are_analysed(models, tmp_path):
     assert r.returncode == 0 and 'Traceback' not in r.stderr, r.stderr
     page = Path(r.stdout.strip())
     assert page.is_file() and 'b/model against a/model' in page.read_text(encoding='utf-8')
-    assert sorted(p.name for p in page.parent.iterdir()) == ['layers.png', 'record.json',
-        'report.html', 'sentences.png', 'tokens.png']
+    assert sorted(p.name for p in page.parent.iterdir()) == ['.lock', 'inputs.json',
+        'layers.png', 'record.json', 'report.html', 'sentences.png', 'tokens.png']
     records = [json.loads(p.read_text()) for p in (tmp_path/'runs').glob('*/record.json')]
     assert {o['encoder']['name'] for o in records} == {'a/model', 'b/model'}
     assert {o['kind'] for o in records} == {'analyse'}

@@ -61,6 +61,7 @@ class Packed:
                      intermediate_size=32, hidden_dropout_prob=0., attention_probs_dropout_prob=0.)
         self.model = BertModel(BertConfig(vocab_size=WORDS, max_position_embeddings=T, **shape),
                                add_pooling_layer=False).double()
+    def skip(self): return 0
 
 @dataclass(frozen=True)
 class Uneven(Processes):

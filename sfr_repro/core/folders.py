@@ -97,7 +97,7 @@ def read_inputs(
     "The inputs of a folder; `RunError` when its file cannot be read as that"
     path = Path(folder)/INPUTS
     try: found = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError: return None
+    except (FileNotFoundError, NotADirectoryError): return None
     except OSError as e: raise RunError(f"{path}: cannot be read ({e.strerror})") from None
     except (ValueError, RecursionError): found = None
     if not isinstance(found, dict) or not all(isinstance(v, str) for v in found.values()):

@@ -23,7 +23,7 @@ def number_text(
 )->str: # For example "+1.23 [+0.40, +2.06]"; empty without a number
     "Mean and interval in the claim's unit"
     if np.isnan(row["mean"]): return ""
-    if row.kind=="reproduced": return f"at most {row['mean']:.1e} off"
+    if row.get("kind")=="reproduced": return f"at most {row['mean']:.1e} off"
     scale,digits = (100,1) if row.unit == "%" else (1, 2 if row.unit == "points" else 3)
     def text(x): return f"{scale*x:+.{digits}f}"
     ends = "" if np.isnan(row.low) else f" [{text(row.low)}, {text(row.high)}]"

@@ -286,7 +286,7 @@ TINY = dict(num_hidden_layers=1, hidden_size=16, num_attention_heads=2, intermed
 def test_rehearsal_takes_the_path_it_says(tmp_path, name, steps, passes, packed):
     "A GPU's path by default: padded rows, torch's attention and dropout; the control is packed"
     attend, drop = torch.nn.functional.scaled_dot_product_attention, FastDropout.forward
-    with (patch('sfr_repro.train.trainer.forward_packed', wraps=forward_packed) as packs,
+    with (patch('sfr_repro.train.views.forward_packed', wraps=forward_packed) as packs,
           patch.object(torch.nn.functional, 'scaled_dot_product_attention', wraps=attend) as sdpa,
           patch.object(FastDropout, 'forward', autospec=True, side_effect=drop) as drops):
         record = read_record(rehearse(paper(name), tmp_path, smaller=TINY, packed=packed, **steps))

@@ -21,6 +21,8 @@ from sfr_repro.data.transfer import load_transfer
 from sfr_repro.pretrain.config import pretrain_config
 from sfr_repro.results.report import NO_SCORE, headline, sts_scores, summarise
 
+pytestmark = pytest.mark.once
+
 LARGE = os.environ.get('SFR_LARGE') == '1'
 N = 1000 if LARGE else 100
 RECORDS = 2000 if LARGE else 100

@@ -145,7 +145,8 @@ def test_other_weights_under_one_name_are_refused(tiny, tmp_path):
     old, other = (SentenceEncoder.from_pretrained(tiny/n, precision="fp32") for n in ("old", "new"))
     analyse(old, **options)
     other.name = "old"
-    with pytest.raises(UserError, match="was made with another encoder weights"): analyse(other, **options)
+    with pytest.raises(UserError, match="was made with another encoder weights"):
+        analyse(other, **options)
 
 @pytest.mark.parametrize("said, options", [
     ("cannot be read as text", dict(sentences=Path("nowhere.txt"))),

@@ -35,6 +35,8 @@ from sfr_repro.encode.loading import EncoderError
 from sfr_repro.encode.weights import left_over
 from sfr_repro.train.run import run
 
+pytestmark = pytest.mark.once
+
 def opened(path, **how): return SentenceEncoder.from_pretrained(path, precision='fp32', **how)
 
 def vectors(path, texts=TEXTS, **how): return opened(path, **how).encode(texts, progress=False)

@@ -14,6 +14,8 @@ from sfr_repro.encode.families import (
 )
 from sfr_repro.encode.loading import EncoderError
 
+pytestmark = pytest.mark.once
+
 READ = [kind for kind in TINY if kind in (*ONE_LENGTH, *PADDED)]
 LONG = [*TEXTS, 'boats '*100, 'a']
 

@@ -7,6 +7,8 @@ from model_folders import TEXTS, bases, mutated, reference
 from sfr_repro.core.errors import UserError
 from sfr_repro.encode.encoder import SentenceEncoder
 
+pytestmark = pytest.mark.once
+
 COUNT = 300 if os.environ.get('SFR_LARGE') else 20
 
 def outcome(path, must_refuse, whole):

@@ -10,9 +10,8 @@ __all__ = ['TOP', 'USUAL', 'LOADERS_OWN', 'HARMLESS', 'LEGACY', 'MODES', 'FOLLOW
 # %% ../../nbs/encode/08_pipeline.ipynb #c0a10604
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from types import MappingProxyType
 import torch
 from tokenizers.normalizers import Lowercase, Sequence as NormalizerSequence
 from torch import nn
@@ -24,7 +23,7 @@ from .weights import read_weights, weight_files
 @dataclass(frozen=True)
 class Prompts:
     "Texts that are put in front of a text"
-    texts:MappingProxyType=field(default_factory=lambda: MappingProxyType({})) # By name
+    texts:Mapping[str,str]=field(default_factory=dict) # By name
     default:str|None=None # Name of the one that is used where none is named; None: none
     pooled:bool=True # Whether the prompt's tokens take part in the pooling
 
@@ -56,7 +55,7 @@ def read_prompts(
     whole = isinstance(cut, int) and not isinstance(cut, bool) and cut > 0
     if cut is not None and not whole:
         raise EncoderError(f"{name}: truncate_dim of {TOP} is {cut!r}: it must be a whole number")
-    return Prompts(MappingProxyType(texts), default), cut
+    return Prompts(texts, default), cut
 
 # %% ../../nbs/encode/08_pipeline.ipynb #c0a10617
 USUAL = { # Settings of a Transformer module that leave vectors as they are, and how they are then

@@ -15,7 +15,8 @@ from ..core.config import SECTIONS, RunConfig, with_tuples
 from ..core.errors import UserError
 from ..core.records import Record, pipe_table
 from ..encode.encoder import first_position
-from ..encode.loading import model_folder
+from ..encode.loading import model_files, model_folder
+from ..encode.pipeline import read_pipeline
 from ..losses.tiled import tiled_form
 from sfr_repro.train.cost import (
     PAPERS,
@@ -212,7 +213,8 @@ def _longest(name):
     positions = config.max_position_embeddings - first_position(config)
     if str(name) in PAPERS: return positions
     saved = get_tokenizer_config(model_folder(name)).get("model_max_length", positions)
-    return min(positions, saved)
+    listed = read_pipeline(model_files(name), True).max_length
+    return min(positions, listed or saved)
 
 def _check(config):
     "What a run would not start with"

@@ -242,11 +242,11 @@ def test_the_start_has_the_keys_of_its_bar():
 def test_each_cause_is_left_out_alone(monkeypatch):
     from sfr_repro.data.mini_sts import load_mini_corpus
     from sfr_repro.encode.encoder import SentenceEncoder, tokenize
-    from sfr_repro.train import trainer
+    from sfr_repro.train import views
     encoder = SentenceEncoder.from_pretrained('sfr-mini')
     ids = tokenize(encoder.tokenizer, load_mini_corpus()[:64], 16)
-    config, packs, forward = step_config(replace(SMALL, steps=3), 8), [], trainer.forward_packed
-    monkeypatch.setattr(trainer, 'forward_packed',
+    config, packs, forward = step_config(replace(SMALL, steps=3), 8), [], views.forward_packed
+    monkeypatch.setattr(views, 'forward_packed',
                         lambda *args: packs.append(1) or forward(*args))
     def seen(**how):
         packs.clear()

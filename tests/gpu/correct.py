@@ -158,7 +158,8 @@ def check_chunks_with_dropout(device, count):
     got, _ = step.of(device, chunk=chunk)
     module, batch = step.module(device, 'infonce'), step.batch(device, 'infonce')
     seed_all(1)
-    chunks = step.trainer.make_chunks(batch['input_ids'], batch['attention_mask'], chunk)
+    from sfr_repro.train.views import make_chunks
+    chunks = make_chunks(batch['input_ids'], batch['attention_mask'], chunk)
     views = [module.represent(*c).chunk(2) for c in chunks]
     module.value(torch.cat([v for side in zip(*views, strict=True) for v in side])).backward()
     want = torch.cat([p.grad.cpu().flatten() for p in module.parameters() if p.grad is not None])

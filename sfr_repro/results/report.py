@@ -164,7 +164,7 @@ def trajectory_points(
         run = f"{label(r).split(',')[0]}, seed {r.seed}"
         for p in r.trajectory:
             metric = r.selection.metric if r.selection else next(iter(p.metrics))
-            rows.append((p.step, 100*p.metrics[metric], run))
+            if metric in p.metrics: rows.append((p.step, 100*p.metrics[metric], run))
     return pd.DataFrame(rows, columns=["step","dev","run"])
 
 def sts_figure(

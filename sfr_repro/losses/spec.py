@@ -13,7 +13,7 @@ from dataclasses import FrozenInstanceError, dataclass
 from functools import wraps
 import torch
 from torch import Tensor, nn
-from ..core.notation import Components, as_views, unit_rows
+from ..core.notation import Components, as_views, result_type, unit_rows
 
 # %% ../../nbs/losses/08_spec.ipynb #de786523
 def keyword_only(f):
@@ -174,10 +174,6 @@ def _tell_of_lengths(name, views):
         warnings.warn(f"{name} was given a row of length {length:.3g}: it expects unit rows, write "
             f"make_loss({name!r}, normalize=True), or give unit_rows(h)", stacklevel=5)
 
-# %% ../../nbs/losses/08_spec.ipynb #6f4154c8
-def result_type(h, h_pos): # float32, or float64 where a view has it
-    return torch.promote_types(torch.promote_types(h.dtype, h_pos.dtype), torch.float32)
-
 # %% ../../nbs/losses/08_spec.ipynb #1f4c1869
 @dataclass(eq=False, repr=False)
 class Loss(nn.Module):
@@ -219,6 +215,11 @@ class Loss(nn.Module):
     def needs(self)->tuple[str,...]: # Names of tensors beside the two views
         return self.spec.needs
 
+    def unit_rows(self, x:Tensor)->Tensor: # The same directions at length 1, `(B, D)`
+        "Rows scaled to unit length, with the digits that this loss needs"
+        wide = self.spec.wide and x.device.type != "mps"            # which has no float64
+        return unit_rows(x.double() if wide else x)
+
     def _form(self, role, h): # The tiled form of a large batch, else the plain one
         if self.strips and len(h) > self.strips.small: return getattr(self.strips, role)
         return _whole(getattr(self.spec, role))
@@ -228,9 +229,7 @@ class Loss(nn.Module):
             given,taken = ", ".join(tensors) or "no tensors", ", ".join(self.needs) or "none"
             raise ValueError(f"{self.name} was given {given} beside the views: it takes {taken}")
         with torch.autocast(h.device.type, enabled=False):      # similarities in bf16 would pass 1
-            if self.spec.wide and self.normalize and h.device.type != "mps": # which has no float64
-                h,h_pos = (x.double() for x in as_views(h, h_pos))
-            if self.normalize: h,h_pos = unit_rows(h), unit_rows(h_pos)
+            if self.normalize: h,h_pos = self.unit_rows(h), self.unit_rows(h_pos)
             return f(h, h_pos, **tensors, **self.constants)
 
     def forward(self, h:Tensor, h_pos:Tensor, **tensors:Tensor)->Tensor: # Shape `()`

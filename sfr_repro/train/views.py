@@ -12,7 +12,6 @@ import torch
 from torch import Tensor, nn
 from ..core.checks import RandomState
 from ..core.errors import UserError
-from ..core.notation import unit_rows
 from ..encode.encoder import SentenceEncoder
 from ..encode.packed import can_pack, forward_packed
 from ..losses.registry import Loss
@@ -38,8 +37,6 @@ class TwoViews(nn.Module):
         self.online,self.teacher,self.processes,self.packed = online,teacher,processes,packed
         self.views = None # Both views of the last batch before they are scaled, `(2B, D)`, detached
         self.given = {} # What the loss was given beside them
-        # Whether rows are scaled in float64, since the loss loses digits that count in float32
-        self.wide = getattr(getattr(loss, "spec", None), "wide", False)
 
     def represent(self, input_ids:Tensor, attention_mask:Tensor)->Tensor: # `(2B, D)`
         "Both views of `(B, T)` ids and mask, before scaling"
@@ -54,7 +51,7 @@ class TwoViews(nn.Module):
             z = self.processes.gather(z)
             if rows is not None: rows = self.processes.rows(rows)
         self.views = z.detach()
-        h,h_pos = unit_rows(z.double() if self.wide else z).chunk(2)
+        h,h_pos = self.loss.unit_rows(z).chunk(2)
         if self.online: tensors = {**self.online(h, h_pos), **tensors}
         if self.teacher:
             with torch.autocast(z.device.type, enabled=False):

@@ -10,17 +10,11 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 import numpy as np
 import torch
-from ..core.config import setting_id
+from .geometry_record import measured_record, model_name
 from ..core.errors import UserError
-from ..core.records import Record, Session, new_record
+from ..core.records import Record, Session
 from ..data.sources import Source
-from sfr_repro.encode.encoder import (
-    SentenceEncoder,
-    best_device,
-    device_entry,
-    resolve_precision,
-    weights_sha256,
-)
+from ..encode.encoder import SentenceEncoder, best_device
 from sfr_repro.geometry.measure import (
     Geometry,
     census,
@@ -126,13 +120,7 @@ def published_record(
         f"{where}/all/official_tokens":g.n_tokens}
     cosines = word_cosines(encoder)
     metrics |= {f"geometry/words/none/{k.replace(', ','-')}/cosine":v for k,v in cosines.items()}
-    name = encoder.name or encoder.model.config.model_type
-    name = Path(name).name if Path(name).is_dir() else name
-    config = {"encoder":{"name":name,"pooler":encoder.pooler},
-              "evaluate":{"tasks":["published-geometry"]},
-              "data":{"sentences":data["name"],"sha256":data["sha256"]}}
-    device = encoder.device.type
-    return new_record("analyse", "published-geometry", session,
-        config=config, id=setting_id(config), seed=0, data=[data], metrics=metrics,
-        device=device_entry(device, resolve_precision(encoder.precision, device)),
-        encoder={"name":name,"sha256":weights_sha256(encoder.model),"pooler":encoder.pooler})
+    name,seed = model_name(model)
+    record,_ = measured_record("published-geometry", session, encoder, data,
+        {"tasks":["published-geometry"]}, metrics, name=name, seed=seed)
+    return record

@@ -18,6 +18,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, ConfigDict, Field, ValidationError
 from pydantic.dataclasses import dataclass
 from .errors import UserError
+from .provenance import file_sha256
 
 # %% ../../nbs/core/03_config.ipynb #7d924ccb
 STRICT = ConfigDict(extra="forbid", strict=True)
@@ -336,7 +337,7 @@ def _with_module(loss, folder, where):
     path = Path(folder)/loss.module
     if not path.is_file():
         raise ConfigError(f"{where}: [loss] module is {loss.module!r}: there is no file {path}")
-    return replace(loss, module_sha256=hashlib.sha256(path.read_bytes()).hexdigest())
+    return replace(loss, module_sha256=file_sha256(path))
 
 def _steps(train, data):
     "How many steps a training has, where the sections say it"

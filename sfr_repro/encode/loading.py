@@ -21,7 +21,7 @@ from huggingface_hub import HfApi, hf_hub_download, try_to_load_from_cache
 from torch import nn
 from transformers import MODEL_MAPPING, AutoConfig, PretrainedConfig
 from transformers.utils import logging as hf_logging
-from ..core.errors import UserError
+from ..core.errors import UserError, is_whole
 
 # %% ../../nbs/encode/01_loading.ipynb #58c01a1a
 class EncoderError(UserError):
@@ -170,8 +170,7 @@ def check_sizes(
     for key,most in SIZES.items():
         if key not in said: continue
         sizes = said[key] if isinstance(said[key], (list,tuple)) else [said[key]]
-        whole = all(isinstance(n, int) and not isinstance(n, bool) for n in sizes)
-        if not whole or not all(1 <= n <= most for n in sizes):
+        if not all(is_whole(n) and 1 <= n <= most for n in sizes):
             must = f"it must be a whole number from 1 to {most:,}"
             raise EncoderError(f"{name}: {key} of its config is {shown(repr(said[key]))}: {must}")
 

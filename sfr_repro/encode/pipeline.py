@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['TOP', 'USUAL', 'LOADERS_OWN', 'HARMLESS', 'LEGACY', 'MODES', 'FOLLOWED', 'STOCK', 'PLACES', 'Prompts', 'read_prompts',
-           'read_reading', 'all_known', 'lower_case', 'read_pooling', 'read_layers', 'Pipeline', 'read_modules',
-           'read_pipeline', 'read_steps', 'read_note', 'read_pooler', 'module_files', 'top_config', 'pipeline_text']
+           'read_reading', 'lower_case', 'read_pooling', 'read_layers', 'Pipeline', 'read_modules', 'read_pipeline',
+           'read_steps', 'read_note', 'read_pooler', 'module_files', 'top_config', 'pipeline_text']
 
 # %% ../../nbs/encode/08_pipeline.ipynb #c0a10604
 import json
@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 import torch
 from tokenizers.normalizers import Lowercase, Sequence as NormalizerSequence
 from torch import nn
+from ..core.errors import is_whole
 from .loading import EncoderError, ModelFiles, check_inside
 from .steps import Truncate, read_step
 from .weights import read_weights, weight_files
@@ -52,8 +53,7 @@ def read_prompts(
     texts = {k:t or "" for k,t in texts.items()}
     if default is not None and default not in texts:
         raise EncoderError(f"{name}: default_prompt_name of {TOP} is {default!r}, no prompt's name")
-    whole = isinstance(cut, int) and not isinstance(cut, bool) and cut > 0
-    if cut is not None and not whole:
+    if cut is not None and not (is_whole(cut) and cut > 0):
         raise EncoderError(f"{name}: truncate_dim of {TOP} is {cut!r}: it must be a whole number")
     return Prompts(texts, default), cut
 
@@ -76,7 +76,7 @@ def read_reading(
     inside,name = f"{part}/" if part else "", files.name
     names = [f"{inside}sentence_{kind}_config.json" for kind in LEGACY]
     said,file = files.section(names[0]), names[0]
-    for other in names[1:] if not said and all_known(files) else ():
+    for other in names[1:] if not said and not files.why else ():
         if not said: said,file = files.section(other), other
     for key,value in said.items():
         if key in ("max_seq_length","do_lower_case","unpad_inputs"): continue
@@ -84,18 +84,13 @@ def read_reading(
         if key in LOADERS_OWN and isinstance(value, dict) and not set(value)-set(HARMLESS): continue
         raise EncoderError(f"{name}: {file} has {key} {value!r}, which is not followed")
     longest,lower = said.get("max_seq_length"), said.get("do_lower_case")
-    whole = isinstance(longest, int) and not isinstance(longest, bool)
-    if longest is not None and (not whole or longest < 1):
+    if longest is not None and not (is_whole(longest) and longest > 0):
         raise EncoderError(f"{name}: max_seq_length of {file} is {longest!r}: "
                            "it must be a whole number, at least 1")
     if lower not in (None, True, False):
         must = "it must be true or false"
         raise EncoderError(f"{name}: do_lower_case of {file} is {lower!r}: {must}")
     return longest, bool(lower)
-
-def all_known(files):
-    "Whether all files of a model are known"
-    return not files.why
 
 def lower_case(
     tokenizer, # A Hugging Face tokenizer; changed in place

@@ -10,6 +10,7 @@ import re
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from ..core.errors import is_whole
 from .loading import EncoderError, ModelFiles
 from .weights import read_weights, weight_files
 
@@ -129,7 +130,7 @@ def read_step(
 
 def _whole(said, key):
     n = said.get(key)
-    if isinstance(n, bool) or not isinstance(n, int) or not 1 <= n <= 10**6:
+    if not is_whole(n) or not 1 <= n <= 10**6:
         raise ValueError(f"{key} is {n!r}: it must be a whole number from 1 to 1,000,000")
     return n
 

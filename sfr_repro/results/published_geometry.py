@@ -72,8 +72,8 @@ def published_figure(
                 label=f"{measure.replace('_', '-')}, ours")
             ax.plot(printed[measure], "o", color=shade, markersize=5, fillstyle="none",
                 label=f"{measure.replace('_', '-')}, published")
-        low,high = drawn_anisotropy(records[name]).min(0), drawn_anisotropy(records[name]).max(0)
-        ax.fill_between(range(len(low)), low, high, color="grey", alpha=.3,
+        drawn = drawn_anisotropy(records[name])
+        ax.fill_between(range(drawn.shape[1]), drawn.min(0), drawn.max(0), color="grey", alpha=.3,
             label="range of 50 draws")
         ax.set(title=name, xlabel="layer (0: embeddings)", ylim=(0,1))
     axes[0].set_ylabel("mean cosine")
@@ -122,6 +122,7 @@ def deviations_of_geometry(
     "Each published number of these models beside ours"
     table,rows = published_geometry(), []
     table = table[table.model.isin(records)]
+    draws = {model:drawn_anisotropy(r) for model,r in records.items()}
     for row in table.itertuples():
         record = records[row.model]
         draw = table[(table.model==row.model) & (table.layer==row.layer)
@@ -131,7 +132,7 @@ def deviations_of_geometry(
         if row.measure.startswith("cosine"): allowed = .001
         within = abs(ours-value) <= allowed
         if row.measure=="anisotropy":
-            drawn = drawn_anisotropy(record)[:,row.layer]
+            drawn = draws[row.model][:,row.layer]
             allowed = np.nan
             within = round(drawn.min(), 3) <= value <= round(drawn.max(), 3)
         rows.append((row.model, row.layer, row.measure, value, ours, ours-value, allowed, within))

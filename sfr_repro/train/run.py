@@ -7,7 +7,6 @@ __all__ = ['run_folder', 'complete_setting', 'check_settings', 'check_length', '
            'token_ids', 'EvaluationData', 'evaluation_data', 'run']
 
 # %% ../../nbs/train/01_run.ipynb #79d23dba
-import hashlib
 import os
 import shutil
 from collections.abc import Iterator, Sequence
@@ -35,6 +34,7 @@ from sfr_repro.core.folders import (
     locked_folder,
     write_inputs,
 )
+from ..core.provenance import file_sha256
 from ..core.records import Session, new_record, runs_folder, write_record
 from ..data.corpus import Corpus, corpus_files, is_file_name, load_corpus
 from ..data.sources import resolve
@@ -88,7 +88,7 @@ def complete_setting(
     if module:
         if not module.is_file():
             raise RunError(f"loss.module is {section.module!r}: there is no file {module}")
-        sha256 = hashlib.sha256(module.read_bytes()).hexdigest()
+        sha256 = file_sha256(module)
         if section.module_sha256 not in (None,sha256):
             raise RunError(f"loss.module is {section.module!r}: the file has changed since the "
                            "experiment was read")

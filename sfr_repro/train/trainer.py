@@ -315,7 +315,7 @@ class TrainOptions:
 def train(
     encoder:SentenceEncoder, # Trained in place; ends with the weights of the best point
     head:nn.Module, # For training only
-    loss:Loss, # By name, from the registry
+    loss:Loss|Callable, # By name, from the registry; or a function of two `(B, D)` views
     token_ids:list[list[int]], # One list per sentence, special tokens included
     config:TrainConfig, # Batch, steps, learning rate, ...
     select:Callable, # `select() -> dict of metrics` on held-out data; the first one chooses

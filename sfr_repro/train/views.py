@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from ..core.checks import RandomState
 from ..core.errors import UserError
+from ..core.notation import unit_rows
 from ..encode.encoder import SentenceEncoder
 from ..encode.packed import can_pack, forward_packed
 from ..losses.registry import Loss
@@ -22,7 +23,7 @@ class TwoViews(nn.Module):
     def __init__(self,
         encoder:SentenceEncoder, # Its model is trained
         head:nn.Module, # `(n, D)` -> `(n, D)`, for training only
-        loss:Loss, # Of two `(B, D)` views with unit rows
+        loss:Loss|Callable, # Of two `(B, D)` views with unit rows; a function may be any
         # `online(h, h_pos) -> dict of tensors` for the loss, made from the views themselves
         online:Callable|None=None,
         *,
@@ -51,7 +52,8 @@ class TwoViews(nn.Module):
             z = self.processes.gather(z)
             if rows is not None: rows = self.processes.rows(rows)
         self.views = z.detach()
-        h,h_pos = self.loss.unit_rows(z).chunk(2)
+        scale = getattr(self.loss, "unit_rows", unit_rows)     # a function has no rule of its own
+        h,h_pos = scale(z).chunk(2)
         if self.online: tensors = {**self.online(h, h_pos), **tensors}
         if self.teacher:
             with torch.autocast(z.device.type, enabled=False):

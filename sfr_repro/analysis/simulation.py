@@ -4,15 +4,23 @@
 
 # %% auto #0
 __all__ = ['Draws', 'draw_normals', 'angle_grid', 'negative_tables', 'one_thread', 'Map', 'mean_over_batches', 'dissipation_maps',
-           'hardest_share', 'ratio_maps']
+           'hardest_share', 'ratio_maps', 'simulation_metrics', 'record_simulation']
 
 # %% ../../nbs/analysis/00_simulation.ipynb #8c638da5
 import math
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
+import numpy as np
 import torch
+from scipy.stats import spearmanr
 from torch import Tensor
+from ..core.config import setting_id
 from ..core.errors import check_positive, check_whole
+from ..core.folders import folder_of_inputs, keep_measurement
+from ..core.records import Record, Session, new_record, runs_folder
+from ..encode.encoder import device_entry
+
 
 # %% ../../nbs/analysis/00_simulation.ipynb #7ceffac2
 @dataclass(frozen=True, eq=False)
@@ -147,3 +155,39 @@ def ratio_maps(
     return dict(arccon=(turned.sin()/p.sin(), gd < .01),
                 met=(d_neg/d_pos, d_neg-d_pos >= .45),
                 mat=(n.sin()/p.sin(), n-p >= .15*math.pi))
+
+# %% ../../nbs/analysis/00_simulation.ipynb #99c1bf7c
+def simulation_metrics(
+    seed:int=0, # Of the draws
+    n:int=100, # Points along each axis
+    batches:int=1000, # At least 2
+)->dict[str,float]: # Rank correlations in [-1, 1], by the keys of records
+    "How far dissipation falls with the angle, and the hardest share with temperature"
+    draws,(pos,neg) = draw_normals(batches, seed=seed), angle_grid(n)
+    apart,key = (neg-pos[:,None]).flatten(), "simulation/maps/none"
+    metrics = {}
+    for name,found in dissipation_maps(draws, pos, neg).items():
+        falls = -spearmanr(apart, found.mean.flatten()).statistic
+        metrics[f"{key}/dissipation:{name}/rank_correlation"] = float(falls)
+    taus = (.3,.1,.05,.03,.01,.005)
+    share,left = hardest_share(draws, neg, taus)
+    columns = share[:,(left > 0).all(0)].T
+    falls = np.mean([-spearmanr(taus, column).statistic for column in columns])
+    return metrics | {f"{key}/weight/rank_correlation":float(falls)}
+
+# %% ../../nbs/analysis/00_simulation.ipynb #7749b56c
+def record_simulation(
+    seed:int=0, # Of the draws
+    out:str|Path|None=None, # Where runs go; None: `SFR_RUNS`, or `runs`
+    **size, # As `simulation_metrics` takes it
+)->tuple[Record,Path]: # Of kind "analyse", and its folder
+    "The maps at full size, as a record"
+    session,full = Session.begin(), {"n":100,"batches":1000}|size
+    config = {"evaluate":{"tasks":["simulation"]}, "simulation":full}
+    metrics = simulation_metrics(seed, **full)
+    record = new_record("analyse", "paradigm_simulation", session, config=config,
+        id=setting_id(config), seed=seed, data=[], metrics=metrics,
+        device=device_entry("cpu", "fp32")|{"threads":1},
+        encoder={"name":"none","sha256":"none","pooler":"none"})
+    folder = folder_of_inputs(runs_folder(out)/record.run_name, {}, again=False)
+    return keep_measurement(record, folder, {}), folder

@@ -6,9 +6,9 @@
 __all__ = ['Setting', 'SCORES', 'CLAIM_MEASURES', 'SETTING_KEYS', 'SHORT', 'RATES_EXPERIMENT', 'CLAIM_COLUMNS', 'NUMBERS',
            'GeometryChange', 'Claim', 'score_keys', 'NotRun', 'checkpoint_metrics', 'score_values', 'claimed_change',
            'fall_values', 'setting_of', 'setting_name', 'config_value', 'wanted_value', 'has_values', 'runs_of',
-           'check_same_inputs', 'all_runs', 'trains', 'claim_differences', 'side_means', 'read_claims', 'readings_of',
-           'read_claim', 'single_pairs', 'check_claim', 'judge_claim', 'claims_table', 'single_claims',
-           'holds_in_family', 'family_table']
+           'check_same_inputs', 'all_runs', 'trains', 'claim_differences', 'side_means', 'smallest_values',
+           'read_claims', 'readings_of', 'read_claim', 'single_pairs', 'check_claim', 'judge_claim', 'claims_table',
+           'single_claims', 'holds_in_family', 'family_table']
 
 # %% ../../nbs/results/09_claim_rules.ipynb #8e4d8d95
 import itertools
@@ -52,7 +52,7 @@ class Claim(BaseModel):
     page:str
     size:Literal["embedded","paper","exact","simulation"]
     records:tuple[str,...] = ()
-    measure:str|None = None # Of `CLAIM_MEASURES` or `REPRODUCED`; None: nothing reads it yet
+    measure:str|None = None # Of `CLAIM_MEASURES` or `REPRODUCED`, or "values"; None: nothing reads it yet
     checkpoint:Literal["best","last"]|None = None
     least:float|None = None
     seeds:int = 5
@@ -60,6 +60,7 @@ class Claim(BaseModel):
     lower:tuple[Setting,...] = ()
     singles:Literal["pairwise"]|tuple[tuple[Setting,Setting],...] = ()
     geometry:GeometryChange|None = None
+    values:tuple[str,...] = () # Keys of a record's metrics
     reading:str = "" # Which of its readings
 
     @property
@@ -286,6 +287,23 @@ def side_means(
         tables.append([list(row.values()) for row in rows])
     return np.mean(tables, axis=0) if tables else 0.
 
+# %% ../../nbs/results/09_claim_rules.ipynb #fa54bacd
+def smallest_values(
+    claim:Claim, # With the measure "values"
+    records:Sequence[Record], # All
+)->np.ndarray: # `(seeds,)`, in the order of the seeds
+    "The smallest of a claim's values in each record; `NotRun` says what is missing"
+    found,own = {}, [r for r in records if r.experiment.name in claim.records]
+    sizes = {r.id for r in own}
+    if len(sizes) > 1: raise NotRun(f"its records are of {len(sizes)} settings")
+    for r in own:
+        if r.seed in found: raise NotRun(f"two records have seed {r.seed}")
+        missing = [key for key in claim.values if key not in r.metrics]
+        if missing: raise NotRun(f"{r.run_name} has no {missing[0]}")
+        found[r.seed] = min(r.metrics[key] for key in claim.values)
+    if not found: raise NotRun(f"no record of {', '.join(claim.records)}")
+    return np.array([found[seed] for seed in sorted(found)])
+
 # %% ../../nbs/results/09_claim_rules.ipynb #9bfe7827
 def read_claims(
     path:str|Path|None=None, # None: `nbs/records/claims.toml` of the clone
@@ -371,7 +389,10 @@ def check_claim(
     try: check_kind(claim.kind, claim.least)
     except ValueError as e: refuse(e)
     if claim.measure is None: return
-    known = ", ".join(CLAIM_MEASURES)
+    if claim.measure == "values":
+        if not claim.values: refuse("the key 'values' is missing")
+        return
+    known = ", ".join((*CLAIM_MEASURES, "values"))
     if claim.measure not in CLAIM_MEASURES:
         refuse(f"measure {claim.measure!r} is not one of {known}")
     if not claim.higher: refuse("a measure needs settings in 'higher'")
@@ -400,7 +421,8 @@ def judge_claim(
     if claim.kind == "proved": return row|{"state":"proved"}
     if claim.measure is None: return row|{"state":"not run", "note":"no function reads its records"}
     if claim.kind == "reproduced": return row|REPRODUCED[claim.measure](records)
-    try: d = claim_differences(claim, records)
+    differences = smallest_values if claim.measure == "values" else claim_differences
+    try: d = differences(claim, records)
     except NotRun as e: return row|{"state":"not run", "note":str(e)}
     if len(d) == 1: row["note"] = "one seed"
     return row|judge(d, claim.kind, claim.least, claim.seeds)

@@ -52,7 +52,8 @@ class Claim(BaseModel):
     page:str
     size:Literal["embedded","paper","exact","simulation"]
     records:tuple[str,...] = ()
-    measure:str|None = None # Of `CLAIM_MEASURES` or `REPRODUCED`, or "values"; None: nothing reads it yet
+    # Of `CLAIM_MEASURES` or `REPRODUCED`, or "values"; None: nothing reads it yet
+    measure:str|None = None
     checkpoint:Literal["best","last"]|None = None
     least:float|None = None
     seeds:int = 5

@@ -17,13 +17,14 @@ MODULES = {'fcntl', 'grp', 'posix', 'pty', 'pwd', 'readline', 'resource', 'syslo
 NAMES = {
     'os': set("""chown chroot confstr ctermid fchdir fchmod fchown fdatasync fork forkpty
         fpathconf geteuid getgid getegid getgrouplist getgroups getloadavg getpgid getpgrp
-        getpriority getresgid getresuid getsid getuid initgroups killpg lchown lockf major
-        makedev minor mkfifo mknod nice openpty pathconf pipe2 posix_fadvise posix_fallocate
-        posix_spawn posix_spawnp pread preadv pwrite pwritev readv register_at_fork sched_getaffinity
-        sched_setaffinity sched_yield sendfile setegid seteuid setgid setgroups setpgid
-        setpriority setregid setresgid setresuid setreuid setsid setuid statvfs fstatvfs sync
-        sysconf tcgetpgrp tcsetpgrp ttyname uname wait wait3 wait4 waitid writev
-        O_NOFOLLOW O_DIRECTORY O_CLOEXEC O_SYNC WNOHANG""".split()),
+        getpriority
+        getresgid getresuid getsid getuid initgroups killpg lchown lockf major makedev
+        minor mkfifo mknod nice openpty pathconf pipe2 posix_fadvise posix_fallocate
+        posix_spawn posix_spawnp pread preadv pwrite pwritev readv register_at_fork
+        sched_getaffinity sched_setaffinity sched_yield sendfile setegid seteuid setgid
+        setgroups setpgid setpriority setregid setresgid setresuid setreuid setsid setuid
+        statvfs fstatvfs sync sysconf tcgetpgrp tcsetpgrp ttyname uname wait wait3 wait4
+        waitid writev O_NOFOLLOW O_DIRECTORY O_CLOEXEC O_SYNC WNOHANG""".split()),
     'signal': set("""SIGALRM SIGBUS SIGCHLD SIGCONT SIGHUP SIGKILL SIGPIPE SIGPROF SIGQUIT SIGSTOP
         SIGTSTP SIGTTIN SIGTTOU SIGUSR1 SIGUSR2 alarm getitimer pause pthread_kill
         pthread_sigmask setitimer siginterrupt sigpending sigwait""".split()),

@@ -160,10 +160,10 @@ main()
 def test_a_model_whose_name_is_not_ascii_is_saved(tmp_path):
     program = '''
 import sys
-from sfr_repro.encode.encoder import SentenceEncoder
+from sfr_repro.encode.encoder import SentenceEncoder, save_encoder
 encoder = SentenceEncoder.from_pretrained("sfr-mini")
 encoder.name = "mod\\u00e8le"
-encoder.save(sys.argv[1])
+save_encoder(encoder, sys.argv[1])
 print(SentenceEncoder.from_pretrained(sys.argv[1]).encode(["a b"]).shape)
 '''
     assert passes(tmp_path, program, str(tmp_path/'model')).strip().endswith('(1, 256)')

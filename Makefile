@@ -75,7 +75,7 @@ hooks: $(DEV) ## once a clone: notebooks are cleaned on save (in ~/.jupyter) and
 pins: $(DEV) ## constraints.txt from what is installed now; it says what that changes, and how to raise versions
 	@$(BIN)/python tests/make_pins.py
 
-release-check: ## all that a release needs short of publishing: build, twine, the wheel in a fresh environment (TAG=v0.2.0)
+release-check: ## all that a release needs short of publishing: build, twine, the wheel in a fresh environment (TAG=... also checks a tag)
 	@$(PYTHON) tests/release_check.py
 
 clean: ## remove what was built; .venv and runs/ stay

@@ -67,7 +67,8 @@ def build(work, requirements):
     run(*environment(tools), *requirements)
     shutil.rmtree(dist, ignore_errors=True)
     run(tools/'bin/python', '-m', 'build', '--outdir', dist, source)
-    print(run(tools/'bin/python', '-m', 'twine', 'check', '--strict', *dist.iterdir()).strip())
+    print(run(tools/'bin/python', '-m', 'twine', 'check', '--strict',
+              *dist.iterdir(), NO_COLOR='1').strip())
     wheel, = dist.glob('*.whl')
     return wheel
 

@@ -37,7 +37,7 @@ setuptools.setup(
                  *(f'Programming Language :: Python :: {v}' for v in cfg['tested_python'].split()),
                  'Topic :: Scientific/Engineering :: Artificial Intelligence',
                  'Topic :: Text Processing :: Linguistic'],
-    license={'apache2': 'Apache-2.0'}[cfg['license']], license_files=['LICENSE'],
+    license_expression={'apache2': 'Apache-2.0'}[cfg['license']], license_files=['LICENSE'],
     packages=setuptools.find_packages(include=[lib, f'{lib}.*']),
     # weights and own sentences; an editable install hides it when this is missing
     package_data={lib: ['assets/**/*']},

@@ -62,12 +62,13 @@ def metadata(wheel):
     return email.message_from_bytes(archive.read(name), policy=email.policy.default)
 
 def test_long_description_is_the_readme_with_links_that_lead_out(wheel, settings):
-    shown = metadata(wheel).get_content().strip()
+    text = metadata(wheel).get_payload(decode=True).decode()
+    shown = text.strip()
     readme = (ROOT/'README.md').read_text(encoding='utf-8').strip()
     git, branch = settings['git_url'], settings['branch']
     for place in ('blob', 'raw'): shown = shown.replace(f'({git}/{place}/{branch}/', '(')
     assert shown == readme
-    links = re.findall(r'\]\(([^)\s]+)\)', metadata(wheel).get_content())
+    links = re.findall(r'\]\(([^)\s]+)\)', text)
     assert len(links) > 50 and all(re.match('https?:', o) for o in links), 'a link leads nowhere'
     assert f'{git}/raw/{branch}/nbs/records/index.png' in links
 

@@ -4,6 +4,7 @@
 
 VENV   ?= .venv
 PYTHON ?= python3
+TAG    ?=
 PRESET ?=
 NB     ?=
 ONLY   ?=
@@ -17,6 +18,7 @@ TORCH := $(shell grep -m1 '^torch==' constraints.txt)
 
 # This folder's package comes first, whatever the environment has installed
 export PYTHONPATH := $(CURDIR)$(if $(PYTHONPATH),:$(PYTHONPATH))
+export TAG
 
 # Set-up stamps: .run is what `make reproduce` needs, .dev adds what writing, testing and publishing need
 ifeq ($(origin VENV),file)
@@ -33,11 +35,11 @@ SPEEDS = tests/test_performance.py
 FRESH_HASHES = PYTHONHASHSEED=0 MPLBACKEND=agg
 
 .DEFAULT_GOAL := help
-.PHONY: help reproduce test docs lab bench gpu gpu-data export refresh readme hooks pins clean distclean \
-        check-tree check-names check-notebooks check-package check-offline check-docs
+.PHONY: help reproduce test docs lab bench gpu gpu-data export refresh readme hooks pins \
+        release-check clean distclean check-tree check-names check-notebooks check-package check-offline check-docs
 
 help: ## list these commands
-	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1|\2/p' Makefile | while IFS='|' read -r c t; do printf '%-15s %s\n' "$$c" "$$t"; done
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1|\2/p' Makefile | while IFS='|' read -r c t; do printf '%-19s %s\n' "$$c" "$$t"; done
 
 reproduce: $(RUN) ## the main result: train, evaluate, table, figure, report (PRESET=smoke for seconds)
 	@$(BIN)/sfr-repro reproduce $(if $(PRESET),--preset $(PRESET))
@@ -73,8 +75,11 @@ readme: $(DEV) ## README.md from nbs/index.ipynb
 hooks: $(DEV) ## once a clone: notebooks are cleaned on save (in ~/.jupyter) and merged cell by cell (in .git)
 	@$(BIN)/nbdev_install_hooks
 
-pins: $(DEV) ## constraints.txt from what is installed now; run it after `make test` has passed
+pins: $(DEV) ## constraints.txt from what is installed now; it says what that changes, and how to raise versions
 	@$(BIN)/python tests/make_pins.py
+
+release-check: ## all that a release needs short of publishing: build, twine, the wheel in a fresh environment (TAG=... also checks a tag)
+	@$(PYTHON) tests/release_check.py
 
 clean: ## remove what was built; .venv and runs/ stay
 	@rm -rf _proc _docs build dist *.egg-info .pytest_cache nbs/nbdev.yml nbs/.last_checked

@@ -23,7 +23,8 @@ ROOMS = ['core', 'data', 'losses', 'encode', 'geometry', 'evaluate', 'train', 'p
 WRITING_TOOLS = {'nbdev', 'execnb', 'fastcore', 'ghapi'}
 TOP = {'nbs', 'sfr_repro', 'tests', 'settings.ini', '_quarto.yml', 'README.md',
        'setup.py', 'pyproject.toml', 'Makefile', 'constraints.txt', 'LICENSE', '.ci', '.gitignore',
-       '.gitattributes'}
+       '.gitattributes', '.github', 'CITATION.cff', 'CHANGELOG.md', 'CONTRIBUTING.md',
+       'MANIFEST.in', 'Dockerfile', '.dockerignore', '.binder'}
 
 def rel(p): return p.relative_to(ROOT).as_posix()
 def read(p): return p.read_text(encoding='utf-8')

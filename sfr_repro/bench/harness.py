@@ -73,7 +73,8 @@ def busy_share(
     stat = Path("/proc/stat")
     if not stat.exists(): return float("nan")
     def spent(): # In all, and idle or waiting for disks
-        counts = list(map(int, stat.read_text().split("\n",1)[0].split()[1:9]))
+        first = stat.read_text(encoding="utf-8").split("\n",1)[0]
+        counts = list(map(int, first.split()[1:9]))
         return sum(counts), counts[3]+counts[4]
     all_before,idle_before = spent()
     time.sleep(seconds)

@@ -214,7 +214,7 @@ class RunTime:
         self.path,self.session = folder/SESSIONS, session
         self.before = []
         with suppress(OSError, ValueError, KeyError, TypeError):
-            found = json.loads(self.path.read_text())
+            found = json.loads(self.path.read_text(encoding="utf-8"))
             # the first version wrote seconds alone
             said = [o if isinstance(o, dict) else {"seconds":o, "code":None} for o in found]
             self.before = [{"seconds":float(o["seconds"]), "code":o["code"]} for o in said]

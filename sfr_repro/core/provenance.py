@@ -62,7 +62,7 @@ def stamped_code(
     root:str|Path, # The copy that runs
 )->dict: # As `Record.code`
     "The commit that a stamp names, and whether this copy differs from it"
-    try: said = json.loads(Path(stamp).read_text())
+    try: said = json.loads(Path(stamp).read_text(encoding="utf-8"))
     except (OSError, ValueError) as e:
         raise UserError(f"SFR_CODE is {str(stamp)!r}: it cannot be read ({e})") from None
     return {"version":said["version"], "commit":said["commit"],
@@ -79,6 +79,6 @@ def package_versions()->dict[str,str]: # As `Record.versions`
 def cpu_name()->str: # For example "AMD EPYC 9354"
     "Name of the processor; the machine's architecture where the system does not say"
     info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
+    lines = info.read_text(encoding="utf-8").splitlines() if info.exists() else []
     names = (o.split(":",1)[1].strip() for o in lines if o.startswith("model name"))
     return next(names, platform.processor() or platform.machine())

@@ -78,7 +78,7 @@ def resolve_precision(
     if precision != "auto": return precision
     if device=="cuda": return "bf16" if torch.cuda.is_bf16_supported() else "fp32"
     info = Path("/proc/cpuinfo")
-    flags = set(info.read_text().split()) if info.exists() else set()
+    flags = set(info.read_text(encoding="utf-8").split()) if info.exists() else set()
     return "bf16" if flags & {"avx512_bf16","amx_bf16"} else "fp32"
 
 # %% ../../nbs/encode/00_encoder.ipynb #1d8f9cd5
@@ -396,7 +396,7 @@ def _write_folder(encoder, tmp):
     "Config, weights, tokenizer, and what sentence_transformers reads"
     def write(name, x):
         (tmp/name).parent.mkdir(exist_ok=True)
-        (tmp/name).write_text(json.dumps(x, indent=2)+"\n")
+        (tmp/name).write_text(json.dumps(x, indent=2)+"\n", encoding="utf-8")
     before,steps = encoder.model.config, encoder.steps
     configs,weights = module_files(encoder.pooler, before.hidden_size, encoder.layers, steps,
                                    encoder.prompts.pooled)
@@ -418,7 +418,7 @@ def _write_folder(encoder, tmp):
         f"# {encoder.name or config.model_type}\n\nSaved by sfr_repro. Pooler `{encoder.pooler}`, "
         f"width {encoder.dim}, at most {encoder.max_length} word pieces. Opens in "
         "`transformers.AutoModel`, `sentence_transformers.SentenceTransformer` and "
-        "`sfr_repro.encode.encoder.SentenceEncoder`.\n")
+        "`sfr_repro.encode.encoder.SentenceEncoder`.\n", encoding="utf-8")
 
 # %% ../../nbs/encode/00_encoder.ipynb #16f8e906
 def save_encoder(

@@ -104,7 +104,7 @@ def prepare(
         seal_checkpoint(folder)
     text = Pieces(np.load(folder/"ids.npy", mmap_mode="r"), np.load(folder/"offsets.npy"))
     tokenizer = Tokenizer.from_file(str(folder/"tokenizer.json"))
-    data = json.loads((folder/"data.json").read_text())
+    data = json.loads((folder/"data.json").read_text(encoding="utf-8"))
     return text, tokenizer, np.load(folder/"vectors.npy"), data
 
 # %% ../../nbs/pretrain/03_recipe.ipynb #1548d993
@@ -143,7 +143,7 @@ def load_checkpoint(
             moments = {k: tensors[f"{k}.{n}"].to(w.device) for k in names}
             if moments: learner.optimiser.state[w] = moments
         learner.round_weights()
-    return json.loads((checkpoint/"state.json").read_text())
+    return json.loads((checkpoint/"state.json").read_text(encoding="utf-8"))
 
 # %% ../../nbs/pretrain/03_recipe.ipynb #51f2fd01
 HELDOUT = "mlm/heldout/all/mean/loss" # Key of the held-out loss, in nats a piece

@@ -11,7 +11,6 @@ import multiprocessing
 import os
 import queue
 import shutil
-import signal
 import threading
 import time
 import traceback
@@ -52,7 +51,7 @@ def _run_one(config, out, keep_model):
 def _end_with_parent():
     "End this process when the one that started it has ended, however that came"
     multiprocessing.parent_process().join()
-    os.kill(os.getpid(), signal.SIGKILL)
+    os._exit(1)
 
 def _work(tasks, results, out, deadline, keep_models):
     "What each worker process does"
@@ -159,4 +158,5 @@ def _killed(workers, running):
 
 def _append(path, record):
     "One record as one line"
-    with open(path, "a") as f: f.write(json.dumps(json.loads(Path(record).read_text()))+"\n")
+    line = json.dumps(json.loads(Path(record).read_text(encoding="utf-8")))
+    with open(path, "a", encoding="utf-8") as f: f.write(line+"\n")

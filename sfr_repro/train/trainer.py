@@ -353,7 +353,7 @@ def train(
     if first and o.progress: trainer.add_callback(_Bar)
     start = last_checkpoint(folder) if first else None
     if start:
-        watch.trajectory = json.loads((start/TRAJECTORY).read_text())
+        watch.trajectory = json.loads((start/TRAJECTORY).read_text(encoding="utf-8"))
         watch.best_weights = safetensors.torch.load_file(start/BEST)
     if processes: start = processes.tell(start)
     drops = fast_dropout(encoder.model) if o.dropout=="fast" else nullcontext()

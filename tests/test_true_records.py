@@ -8,12 +8,9 @@ import os
 import random
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 import pytest
-from conftest import ROOT
 from mutate import mutate_bytes
 from sfr_repro.analysis.geometry_record import record_geometry
 from sfr_repro.core.config import load_experiment
@@ -24,6 +21,7 @@ from sfr_repro.evaluate.tasks import evaluate_model
 from sfr_repro.train import trainer
 from sfr_repro.train.queue import run_all
 from sfr_repro.train.run import run
+from stages import STAGES, draw_moment, finish, hidden, make_workplace, start
 
 pytestmark = pytest.mark.once
 LARGE = os.environ.get('SFR_LARGE') == '1'
@@ -166,47 +164,64 @@ def test_the_seal_is_what_sees_it(tmp_path, break_at, monkeypatch):
 
 # ---------------------------------------------------------------- stopping
 
-MAIN = 'from sfr_repro.cli import main; main()'
+@pytest.fixture(scope='module')
+def workplace(tmp_path_factory):
+    "A folder in which each stage has come to its end: what it wrote, and its calls"
+    folder = make_workplace(tmp_path_factory.mktemp('workplace'))
+    calls = {}
+    for k, words in enumerate(STAGES):
+        done = finish(*words, '--out', f'whole{k}', cwd=folder, SFR_CACHE=str(folder/f'kept{k}'))
+        assert done.wait() == 0, done.err
+        calls[words] = done.calls
+    return folder, calls
 
-def command(*words, cwd, env=None):
-    env = os.environ | {'PYTHONPATH': str(ROOT), 'HF_HUB_OFFLINE': '1', 'SFR_DATA': 'none'}
-    return subprocess.Popen([sys.executable, '-c', MAIN, *words], cwd=cwd, env=env, text=True,
-                            stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+def written(folder):
+    "The names of all files of a command but those that a machine names"
+    return {p.relative_to(folder).as_posix() for p in Path(folder).rglob('*')
+            if p.is_file() and 'tfevents' not in p.name}
 
-STAGES = (('run', 'x.toml'), ('pretrain', 'p.toml'), ('evaluate', 'sfr-mini'),
-          ('analyse', 'sfr-mini'), ('reproduce', '--preset', 'smoke'))
-PLAIN = 'preset = "smoke"\nseeds = [0]\n[train]\nsteps = 9\neval_every = 3\n'
-TEXT = 'preset = "smoke"\n[pretrain]\nschedule = [[0, 0], [5, 1.0], [30, 0]]\n'
+def check_stopped(command, words, number):
+    "A command that got a signal says so, in one sentence, or was past its end"
+    code = command.wait(600)
+    if number == signal.SIGKILL:
+        assert code in (0, -9), command.err
+        return code
+    assert code in (0, 128+number), (words, code, command.err)
+    assert 'Traceback' not in command.err, (words, command.err)
+    if code: assert 'goes on from there: sfr-repro '+words[0] in command.err, command.err
+    return code
 
-def test_signals_at_any_moment(tmp_path):
-    draw, seen = random.Random(0), []
-    (tmp_path/'x.toml').write_text(PLAIN)
-    (tmp_path/'p.toml').write_text(TEXT)
-    whole = {}
-    for words in STAGES:
-        began = time.monotonic()
-        process = command(*words, '--out', 'whole', cwd=tmp_path)
-        said = process.communicate()[1]
-        assert process.returncode == 0, said
-        whole[words] = time.monotonic()-began
+KINDS = (signal.SIGINT, signal.SIGTERM, signal.SIGKILL)
+
+def test_signals_at_any_moment(workplace):
+    folder, calls = workplace
+    draw, codes = random.Random(0), []
     for k in range(SIGNALS):
-        words, number = STAGES[k % len(STAGES)], draw.choice((signal.SIGINT, signal.SIGTERM))
-        process = command(*words, '--out', f'out{k}', cwd=tmp_path)
-        time.sleep(whole[words]*(.3+.6*draw.random()))       # imports take a part of it
-        process.send_signal(number)
-        said = process.communicate(timeout=300)[1]
-        assert process.returncode in (0, 128+number), (words, said)
-        if process.returncode:
-            assert 'Traceback' not in said, said
-            assert 'goes on from there: sfr-repro '+words[0] in said
-        seen.append(process.returncode)
-        again = command(*words, '--out', f'out{k}', cwd=tmp_path)
-        assert not again.wait(), again.stderr.read()
-        for path in tmp_path.glob(f'out{k}/*/record.json'):
-            there = tmp_path/'whole'/path.parent.name/'record.json'
-            assert equal_records(read_record(path), read_record(there)), path
-        assert not list(tmp_path.glob(f'out{k}/**/.*.sfr-*')), 'hidden files that were left'
-    assert any(seen), 'no signal came in time'
+        n = k % len(STAGES)
+        words = STAGES[n]
+        moment = draw_moment(calls[words], draw, KINDS)
+        how = dict(cwd=folder, SFR_CACHE=str(folder/f'cache{k}'))
+        stopped = start(*words, '--out', f'out{k}', moment=moment, **how)
+        codes.append(check_stopped(stopped, words, moment[2]))
+        assert finish(*words, '--out', f'out{k}', **how).wait() == 0, moment
+        assert written(folder/f'out{k}') == written(folder/f'whole{n}'), moment
+        for path in (folder/f'out{k}').glob('*/record.json'):
+            there = folder/f'whole{n}'/path.parent.name/'record.json'
+            assert equal_records(read_record(path), read_record(there)), (moment, path)
+        assert not hidden(folder/f'out{k}', folder/f'cache{k}'), moment
+        print(f'{k+1}: {" ".join(words[:2])}, {moment}: {codes[-1]}', flush=True)
+        shutil.rmtree(folder/f'out{k}')
+        shutil.rmtree(folder/f'cache{k}', ignore_errors=True)
+    assert all(codes), 'each moment lies before the end'
+    if not LARGE: return
+    assert {130, 143, -9} == set(codes)
+
+def test_a_hidden_file_that_is_left_is_seen(tmp_path):
+    "The control of what the test above looks for"
+    (tmp_path/'a/b').mkdir(parents=True)
+    (tmp_path/'a/b/.record.json.abcdefgh.sfr-tmp').write_text('half')
+    (tmp_path/'a/.notes').write_text("the user's own")
+    assert len(hidden(tmp_path)) == 1
 
 def wait_for(found, seconds=60):
     end = time.monotonic()+seconds
@@ -233,13 +248,15 @@ def alive(pid):
 
 # ---------------------------------------------------------------- sharing
 
-@pytest.mark.parametrize('words', [STAGES[0], STAGES[1], STAGES[2], STAGES[3]])
-def test_two_equal_commands_at_once(tmp_path, words):
-    (tmp_path/'x.toml').write_text(PLAIN)
-    (tmp_path/'p.toml').write_text(TEXT)
-    both = [command(*words, '--out', 'out', cwd=tmp_path) for _ in range(2)]
-    said = [p.communicate(timeout=600) for p in both]
-    assert [p.returncode for p in both] == [0, 0], said
-    record, = tmp_path.glob('out/*/record.json')
-    assert read_record(record).status == 'complete'
-    assert not list(tmp_path.glob('out/**/.*.sfr-*'))
+@pytest.mark.parametrize('words', STAGES, ids=lambda words: ' '.join(words[:2]))
+def test_two_equal_commands_at_once(workplace, tmp_path, words):
+    folder, _ = workplace
+    how = dict(cwd=folder, SFR_CACHE=str(tmp_path/'cache'))
+    both = [start(*words, '--out', tmp_path/'out', **how) for _ in range(2)]
+    assert [c.wait(900) for c in both] == [0, 0], [c.err for c in both]
+    n = STAGES.index(words)
+    assert written(tmp_path/'out') == written(folder/f'whole{n}')
+    for record in tmp_path.glob('out/*/record.json'):
+        there = folder/f'whole{n}'/record.parent.name/'record.json'
+        assert equal_records(read_record(record), read_record(there))
+    assert not hidden(tmp_path)

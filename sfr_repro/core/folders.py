@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['LOCK', 'FULL', 'REFUSED', 'FULL_WORDS', 'INPUTS', 'RECORD', 'COMPUTED', 'LATER', 'SESSIONS', 'RunError',
            'locked_folder', 'disk_fault', 'disk_errors', 'read_inputs', 'changed_inputs', 'key_of_inputs',
-           'folder_of_inputs', 'write_inputs', 'clear_unfinished', 'found_record', 'keep_measurement', 'RunTime']
+           'folder_of_inputs', 'write_inputs', 'clear_unfinished', 'clear_shared', 'kept_records', 'check_writable',
+           'found_record', 'keep_measurement', 'RunTime']
 
 # %% ../../nbs/core/05_folders.ipynb #5f01d003
 import errno
@@ -20,11 +21,11 @@ from filelock import FileLock, Timeout
 from .errors import UserError
 from sfr_repro.core.records import (
     OLD_FOLDER,
-    UNFINISHED,
     Record,
     RecordError,
     Session,
     inputs_key,
+    is_unfinished,
     read_record,
     write_record,
     write_whole,
@@ -40,6 +41,7 @@ LOCK = ".lock"
 @contextmanager
 def locked_folder(
     folder:str|Path, # Made when it is not there
+    say:bool=True, # Say that another command is waited for
 )->Iterator[Path]:
     "A folder that nobody else writes meanwhile; `RunError` when it cannot be written"
     folder = Path(folder)
@@ -48,12 +50,12 @@ def locked_folder(
         lock = FileLock(folder/LOCK)
         try: lock.acquire(timeout=0)
         except Timeout:
-            print(f"{folder}: another command is writing here, waiting until it ends",
-                  file=sys.stderr, flush=True)
+            words = f"{folder}: another command is writing here, waiting until it ends"
+            if say: print(words, file=sys.stderr, flush=True)
             lock.acquire()
     except OSError as e:
         why = e.strerror or type(e).__name__
-        raise RunError(f"{folder}: the output folder cannot be written ({why})") from None
+        raise RunError(f"{folder}: the folder cannot be written ({why})") from None
     try: yield folder
     finally: lock.release()
 
@@ -158,16 +160,59 @@ def write_inputs(
 
 # %% ../../nbs/core/05_folders.ipynb #5f01d029
 def clear_unfinished(
-    folder:str|Path, # Of a run, locked
+    folder:str|Path, # Locked
+    below:bool=True, # In the folders within it, too
 ):
-    "Remove what a killed command left half-written, here and below"
-    for p in sorted(Path(folder).rglob(f".*{OLD_FOLDER}")):
+    "Remove what a killed command left half-written"
+    pattern = "**/.*" if below else ".*"
+    found = sorted(Path(folder).glob(pattern))
+    for p in found:
+        if not p.name.endswith(OLD_FOLDER): continue
         place = p.with_name(p.name.removesuffix(OLD_FOLDER)[1:])
         if place.exists(): shutil.rmtree(p, ignore_errors=True)
         else: os.replace(p, place)
-    for p in sorted(Path(folder).rglob(f".*{UNFINISHED}")):
+    for p in found:
+        if not is_unfinished(p.name): continue
         if p.is_dir(): shutil.rmtree(p, ignore_errors=True)
         else: p.unlink(missing_ok=True)
+
+# %% ../../nbs/core/05_folders.ipynb #c1a0a909
+def clear_shared(
+    folder:str|Path, # That several commands write, each write under its lock
+):
+    "Remove what killed commands left half-written; one that is writing is waited for"
+    folder = Path(folder)
+    with suppress(OSError, RunError):
+        left = (is_unfinished(p.name) or p.name.endswith(OLD_FOLDER) for p in folder.iterdir())
+        if not any(left): return
+        with locked_folder(folder, say=False): clear_unfinished(folder, below=False)
+
+# %% ../../nbs/core/05_folders.ipynb #7558cc94
+@contextmanager
+def kept_records(
+    folder:str|Path, # Usually `nbs/records/runs`; it need not exist
+)->Iterator[None]:
+    "The kept records, which nobody else changes meanwhile"
+    runs = Path(folder)
+    if not runs.is_dir():
+        yield
+        return
+    with locked_folder(runs, say=False), disk_errors(runs):
+        for place in (runs, runs.parent/"superseded"): clear_unfinished(place, below=False)
+        for p in runs.parent.glob(".superseded.csv.*"):
+            if is_unfinished(p.name): p.unlink()
+        yield
+
+# %% ../../nbs/core/05_folders.ipynb #3219487b
+def check_writable(
+    folder:str|Path, # About to be made, or written
+):
+    "`RunError` where nothing can be written"
+    folder = Path(folder)
+    there = next(p for p in (folder, *folder.absolute().parents) if p.exists())
+    why = "" if there.is_dir() else os.strerror(errno.ENOTDIR)
+    if not why and not os.access(there, os.W_OK|os.X_OK): why = os.strerror(errno.EACCES)
+    if why: raise RunError(f"{folder}: the folder cannot be written ({why})")
 
 # %% ../../nbs/core/05_folders.ipynb #5f01d023
 def found_record(

@@ -27,6 +27,7 @@ from sfr_repro.core.folders import (
     found_record,
     key_of_inputs,
 )
+from ..core.provenance import metric_inputs
 from sfr_repro.core.records import (
     Record,
     Session,
@@ -372,7 +373,8 @@ def _inputs(config, data):
     read = {d["name"]:d["sha256"] for d in described}
     device = best_device()
     precision = resolve_precision(config.precision, device)
-    return read | {COMPUTED+"device":device, COMPUTED+"precision":precision}
+    computed = {COMPUTED+"device":device, COMPUTED+"precision":precision}
+    return read | metric_inputs() | computed
 
 def pretrain(
     config:PretrainConfig, # The setting
@@ -390,7 +392,7 @@ def pretrain(
     place = folder_of_inputs(runs_folder(out)/config.run_name, inputs, again)
     with run_folder(place, inputs) as folder, _threads(config.threads):
         path = folder/RECORD
-        if found_record(folder, config.id, config.seed): return path
+        if found_record(folder, config.id, config.seed): return _with_card(path)
         prepared = text,tokenizer,vectors,_ = prepare(config, folder/"text", read)
         learner = Learner(config, vectors, np.bincount(text.ids, minlength=config.vocab))
         dev = load_sts(reference_set(config.source), "dev", source=config.source)
@@ -407,6 +409,10 @@ def pretrain(
         if state["step"] < config.steps: return None
         record = _record(learner, state, prepared, dev, folder, (session, seconds))
         record = record.model_copy(update={"inputs":key_of_inputs(inputs)})
-        write_record(record, path)
-        write_whole(folder/"model"/"README.md", card(path).encode())
-        return path
+        return _with_card(write_record(record, path))
+
+def _with_card(path):
+    "The path of a record, once its model has a card"
+    readme = path.parent/"model"/"README.md"
+    if not readme.exists() and readme.parent.is_dir(): write_whole(readme, card(path).encode())
+    return path

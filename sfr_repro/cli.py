@@ -327,13 +327,13 @@ def main():
         typer.echo("sfr-repro: stopped; what was whole is kept, and the same command goes on from "
                    f"there: {command}", err=True)
         sys.exit(e.exit_status)
-    except OSError as e:
-        from sfr_repro.core.folders import disk_fault
-        if not (why := disk_fault(e)): raise
-        typer.echo(f"sfr-repro: {why}", err=True)
-        sys.exit(2)
     except UserError as e:
         # the first of several processes speaks; its end ends the rest
         if os.environ.get("RANK","0") != "0": time.sleep(20)
         typer.echo(f"sfr-repro: {e}", err=True)
+        sys.exit(2)
+    except Exception as e:
+        from sfr_repro.core.folders import disk_fault
+        if not (why := disk_fault(e)): raise
+        typer.echo(f"sfr-repro: {why}", err=True)
         sys.exit(2)

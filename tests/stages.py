@@ -3,11 +3,13 @@
 Each is a fork of a process that has imported the package, so none waits for torch. A moment is the
 nth call of one of the package's functions; `calls_of` counts the calls of a whole command.
 """
+import ctypes
 import json
 import multiprocessing
 import os
 import resource
-import signal
+import shutil
+import subprocess
 import sys
 import traceback
 from collections import Counter
@@ -24,7 +26,7 @@ DOORS = ('sfr_repro.cli:main', 'sfr_repro.core.stopping:')
 def preload(): CONTEXT.set_forkserver_preload([f'sfr_repro.{name}' for name in PRELOADED])
 
 class Calls:
-    "Counts the calls of the package's functions, and sends a signal at one of them"
+    "Counts the calls of the package's functions; at one it sends a signal, or removes a folder"
     def __init__(self, moment=None): self.moment, self.counts = moment, Counter()
 
     def __call__(self, frame, event, arg):
@@ -34,26 +36,42 @@ class Calls:
         name = f'{module}:{frame.f_code.co_qualname}'
         self.counts[name] += 1
         if self.moment and (name, self.counts[name]) == tuple(self.moment[:2]):
-            os.kill(os.getpid(), self.moment[2])
+            what = self.moment[2]
+            if isinstance(what, str): shutil.rmtree(what, ignore_errors=True)
+            else: os.kill(os.getpid(), what)
 
 def limit(size):
     "No file may grow above so many bytes; what would exceed them is an error, not a signal"
-    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
 
-def _child(words, cwd, env, said, moment, largest):
+def give_up_rights():
+    "Root, too, may then write only what the permissions say; nothing happens to other users"
+    header, none = (ctypes.c_uint32*2)(0x20080522, 0), (ctypes.c_uint32*6)()
+    ctypes.CDLL(None).capset(header, none)
+
+def _say_to(file, number):
+    "Let a process without limits write what this one says"
+    with open(file, 'wb') as to:
+        pipe = subprocess.Popen(['cat'], stdin=subprocess.PIPE, stdout=to)
+    os.dup2(pipe.stdin.fileno(), number)
+    pipe.stdin.close()
+    return pipe
+
+def _child(words, cwd, env, said, moment, largest, records):
     import torch
     from sfr_repro.core.config import SMOKE_SIZE
+    from sfr_repro.results import report
     os.chdir(cwd)
     for k, v in env.items():
         if v is None: os.environ.pop(k, None)
         else: os.environ[k] = v
     torch.set_num_threads(1)
     if Path('tiny').is_dir(): SMOKE_SIZE['encoder']['name'] = 'tiny'
-    for name, number in (('out', 1), ('err', 2)):
-        os.dup2(os.open(f'{said}.{name}', os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
+    pipes = [_say_to(f'{said}.{name}', number) for name, number in (('out', 1), ('err', 2))]
+    if records: report.records_folder = lambda kind='runs': Path(records)/kind
     sys.argv, calls, code = ['sfr-repro', *words], Calls(moment), 0
     if largest: limit(largest)
+    give_up_rights()
     try:
         from sfr_repro.cli import main
         sys.setprofile(calls)
@@ -64,7 +82,10 @@ def _child(words, cwd, env, said, moment, largest):
         traceback.print_exc()
     sys.setprofile(None)
     sys.stdout.flush(), sys.stderr.flush()
-    if not moment and not largest: Path(f'{said}.calls').write_text(json.dumps(calls.counts))
+    limit(resource.RLIM_INFINITY)
+    Path(f'{said}.calls').write_text(json.dumps(calls.counts))
+    os.close(1), os.close(2)
+    for p in pipes: p.wait()
     os._exit(code)
 
 ENVIRONMENT = {'HF_HUB_OFFLINE': '1', 'SFR_DATA': 'none', 'SFR_CODE': None, 'SFR_RUNS': None,
@@ -93,14 +114,16 @@ class Command:
 
 _numbers = iter(range(10**9))
 
-def start(*words, cwd, moment=None, largest=None, **env):
-    "Start a command; `moment` is a function's name, which of its calls, and a signal"
+def start(*words, cwd, moment=None, largest=None, records=None, **env):
+    """Start a command. `moment` is a function's name, which of its calls, and a signal, or a folder
+    that vanishes then; `largest` bounds the bytes of a file; `records` holds the kept ones"""
     said = Path(cwd)/'said'/str(next(_numbers))
     said.parent.mkdir(exist_ok=True)
     env = ENVIRONMENT | {'SFR_CACHE': str(Path(cwd)/'cache')} | env
     preload()
     process = CONTEXT.Process(target=_child, args=([str(w) for w in words], str(cwd), env,
-                                                   str(said), moment, largest))
+                                                   str(said), moment, largest,
+                                                   records and str(records)))
     process.start()
     return Command(process, said)
 

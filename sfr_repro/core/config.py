@@ -301,12 +301,12 @@ def _read(path, presets):
         raise ConfigError(f"{path}: holds a number of too many digits, or is nested too "
                           "deeply") from None
     if name := _too_large(raw):
-        raise ConfigError(f"{path}: {name} is a number beyond 64 bits, which TOML does not have")
+        raise ConfigError(f"{path}: {name} is a number of too many digits")
     return path.stem, raw, hashlib.sha256(data).hexdigest()
 
 def _too_large(x, name=""):
-    "Which number of a file is larger than TOML's largest; \"\" where none is"
-    if isinstance(x, int): return name if abs(x) >= 2**63 else ""
+    "Which number of a file is too long to be shown; \"\" where none is"
+    if isinstance(x, int): return name if x.bit_length() > 10_000 else ""
     items = x.items() if isinstance(x, dict) else enumerate(x) if isinstance(x, tuple) else ()
     found = (_too_large(v, f"{name}.{k}".lstrip(".")) for k,v in items)
     return next(filter(None, found), "")

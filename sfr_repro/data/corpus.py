@@ -86,7 +86,7 @@ def is_file_name(
     name:str, # A name given as corpus
 )->bool: # True when it ends in .txt or .txt.gz
     "Does a corpus name mean a file of the user's?"
-    return name.endswith((".txt",".txt.gz"))
+    return name.lower().endswith((".txt",".txt.gz"))
 
 # %% ../../nbs/data/01_corpus.ipynb #772e5fef
 def corpus_files(

@@ -147,8 +147,18 @@ def sets_from(
             must = "TASK=NAME, or several names with commas between, such as transfer=MR,CR"
             raise UserError(f"sets is {text!r}: it must be {must}")
         before = found.get(task.strip(), ())
-        found[task.strip()] = (*before, *(n.strip() for n in names.split(",")))
+        found[task.strip()] = (*before, *_names_in(names))
     return named_sets(found)
+
+def _names_in(text):
+    "Names with commas between; a path that exists may hold commas itself"
+    parts,names = text.split(","), []
+    while parts:
+        joined = (",".join(parts[:n]).strip() for n in range(len(parts), 0, -1))
+        name = next((p for p in joined if os.path.exists(os.path.expanduser(p))), parts[0].strip())
+        names.append(name)
+        parts = parts[name.count(",")+1:]
+    return names
 
 # %% ../../nbs/evaluate/05_tasks.ipynb #7ec85bcb
 def read_tasks(

@@ -168,6 +168,7 @@ def _begin(learner, text, rows, measure, folder):
     if not state:
         state = {"step":0, "epoch":0, "at":0, "pieces":0, "seconds":0., "losses":[]}
         state["trajectory"] = [_point(0, None, 0., measure())]
+        _check_finite(0, "the held-out loss", state["trajectory"][0]["metrics"][HELDOUT])
     return state, epoch_batches(rows, c, state["epoch"]) if state["epoch"] else batches
 
 def _one_step(learner, text, rows, batches, state):

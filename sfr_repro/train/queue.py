@@ -11,7 +11,6 @@ import multiprocessing
 import os
 import queue
 import shutil
-import signal
 import threading
 import time
 import traceback
@@ -52,7 +51,7 @@ def _run_one(config, out, keep_model):
 def _end_with_parent():
     "End this process when the one that started it has ended, however that came"
     multiprocessing.parent_process().join()
-    os.kill(os.getpid(), signal.SIGKILL)
+    os._exit(1)
 
 def _work(tasks, results, out, deadline, keep_models):
     "What each worker process does"

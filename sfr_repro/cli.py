@@ -125,7 +125,8 @@ def reproduce(
     before,training = settings[0], settings[-1]
     from sfr_repro.core.records import read_record
     from sfr_repro.data.sources import resolve
-    from sfr_repro.train.run import check_settings, run
+    from sfr_repro.train.check import check_settings
+    from sfr_repro.train.run import run
     check_settings(settings)
     for what in ("sts","corpus"):
         _say(f"data, {what}: {resolve(before.data.source, what)}")
@@ -162,7 +163,8 @@ def run(
     "Run every setting and seed of an experiment; finished ones are not repeated."
     from sfr_repro.core.config import load_experiment
     settings = load_experiment(experiment, tuple(change or ()))
-    from sfr_repro.train.run import check_settings, run as run_one
+    from sfr_repro.train.check import check_settings
+    from sfr_repro.train.run import run as run_one
     check_settings(settings)
     if check: return _say(settings_text(settings))
     for i,config in enumerate(settings, 1):

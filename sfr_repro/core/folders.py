@@ -6,12 +6,13 @@
 __all__ = ['LOCK', 'FULL', 'REFUSED', 'FULL_WORDS', 'MEMORY_WORDS', 'INPUTS', 'RECORD', 'COMPUTED', 'LATER', 'SESSIONS',
            'RunError', 'locked_folder', 'disk_fault', 'disk_errors', 'read_inputs', 'changed_inputs', 'key_of_inputs',
            'folder_of_inputs', 'write_inputs', 'clear_unfinished', 'clear_shared', 'kept_records', 'check_writable',
-           'found_record', 'keep_measurement', 'RunTime']
+           'found_record', 'write_result', 'keep_measurement', 'RunTime']
 
 # %% ../../nbs/core/05_folders.ipynb #5f01d003
 import errno
 import json
 import os
+import re
 import shutil
 import sys
 from collections.abc import Iterator, Mapping
@@ -79,6 +80,8 @@ def disk_fault(
         where = f"{at}: " if at else ""
         return (f"{where}the disk is full, or a file would be larger than is allowed here: what "
                 "was whole is kept, make room and give the same command again")
+    if found := re.search(r"\(os error (\d+)\)", said): number,at = int(found[1]), "a file"
+    if "Parent directory" in said and "does not exist" in said: number,at = errno.ENOENT, "a file"
     if number not in REFUSED or at is None: return ""
     name = str(at) if len(str(at)) < 300 else f"{str(at)[:100]}..."
     return f"{name!a}: cannot be read or written ({os.strerror(number)})"
@@ -122,7 +125,9 @@ def changed_inputs(
     "Compare what a folder was made from with what would be read now"
     folder = Path(folder)
     before,finished = read_inputs(folder), (folder/RECORD).exists()
-    if before is None: return "does not say what it was made from" if finished else ""
+    if before is None:
+        begun = finished or any(folder.glob("checkpoint-*/complete"))
+        return "does not say what it was made from" if begun else ""
     older = not any(k in LATER or k.startswith(COMPUTED) for k in before)
     now = {k:v for k,v in inputs.items() if not (finished and k.startswith(COMPUTED))}
     before = {k:v for k,v in before.items() if not (finished and k.startswith(COMPUTED))}
@@ -236,6 +241,18 @@ def found_record(
                        "output folder")
     return found
 
+# %% ../../nbs/core/05_folders.ipynb #f938c391
+def write_result(
+    record:Record, # Of a run that has ended
+    folder:str|Path, # Of the run, locked, its inputs written
+)->Path: # The record
+    "Write the record of a run; `RunError` when its folder has vanished meanwhile"
+    folder = Path(folder)
+    if not (folder/INPUTS).exists():
+        raise RunError(f"{folder}: the folder has vanished while it was written: give the same "
+                       "command again")
+    return write_record(record, folder/RECORD)
+
 # %% ../../nbs/core/05_folders.ipynb #5f01d026
 def keep_measurement(
     record:Record, # Just made
@@ -249,7 +266,7 @@ def keep_measurement(
         if why := changed_inputs(folder, inputs): raise RunError(f"{folder}: {why}")
         if there: return there
         write_inputs(folder, inputs)
-        write_record(record, folder/RECORD)
+        write_result(record, folder)
         return record
 
 # %% ../../nbs/core/05_folders.ipynb #5f01d032

@@ -20,8 +20,9 @@ from .errors import UserError
 def code_state()->dict: # As `Record.code`
     "Version and commit of the code that runs; None where neither git nor a stamp knows it"
     here = Path(__file__).resolve().parents[2] if "__file__" in globals() else Path.cwd()
-    def git(*args): # None when git is not there or refuses
-        try: r = subprocess.run(("git","-C",str(here),*args), capture_output=True, text=True)
+    def git(*args): # None when git is not there or refuses; it takes no lock from the user's own
+        command = ("git","--no-optional-locks","-C",str(here),*args)
+        try: r = subprocess.run(command, capture_output=True, text=True)
         except FileNotFoundError: return None
         return r.stdout.strip() if r.returncode==0 else None
     if stamp := os.environ.get("SFR_CODE"): return stamped_code(stamp, here)

@@ -26,6 +26,7 @@ from sfr_repro.core.folders import (
     folder_of_inputs,
     found_record,
     key_of_inputs,
+    write_result,
 )
 from ..core.provenance import metric_inputs
 from sfr_repro.core.records import (
@@ -35,7 +36,6 @@ from sfr_repro.core.records import (
     read_record,
     runs_folder,
     write_folder_whole,
-    write_record,
     write_whole,
 )
 from ..core.stopping import Stopped, stop_later
@@ -410,7 +410,7 @@ def pretrain(
         if state["step"] < config.steps: return None
         record = _record(learner, state, prepared, dev, folder, (session, seconds))
         record = record.model_copy(update={"inputs":key_of_inputs(inputs)})
-        return _with_card(write_record(record, path))
+        return _with_card(write_result(record, folder))
 
 def _with_card(path):
     "The path of a record, once its model has a card"

@@ -76,7 +76,8 @@ def disk_fault(
     if isinstance(e, MemoryError) or any(word in said for word in MEMORY_WORDS):
         return ("the memory of this machine does not suffice: what was whole is kept; take a "
                 "smaller model, batch or chunk")
-    if number in FULL or any(word in said for word in FULL_WORDS):
+    cut = isinstance(e, OSError) and re.search(r"\d+ requested and \d+ written", said) # numpy's
+    if number in FULL or cut or any(word in said for word in FULL_WORDS):
         where = f"{at}: " if at else ""
         return (f"{where}the disk is full, or a file would be larger than is allowed here: what "
                 "was whole is kept, make room and give the same command again")

@@ -326,16 +326,20 @@ def main():
         with stop_at_once(): app()
     except Stopped as e:
         command = shlex.join(["sfr-repro", *sys.argv[1:]])
-        typer.echo("sfr-repro: stopped; what was whole is kept, and the same command goes on from "
-                   f"there: {command}", err=True)
-        sys.exit(e.exit_status)
+        _end("stopped; what was whole is kept, and the same command goes on from there: "+command,
+             e.exit_status)
     except UserError as e:
         # the first of several processes speaks; its end ends the rest
         if os.environ.get("RANK","0") != "0": time.sleep(20)
-        typer.echo(f"sfr-repro: {e}", err=True)
-        sys.exit(2)
+        _end(str(e), 2)
     except Exception as e:
         from sfr_repro.core.folders import disk_fault
         if not (why := disk_fault(e)): raise
-        typer.echo(f"sfr-repro: {why}", err=True)
-        sys.exit(2)
+        _end(why, 2)
+
+def _end(sentence, status):
+    "The last sentence, on a line of its own where a bar is open, and the exit status"
+    bars = getattr(sys.modules.get("tqdm"), "tqdm", None)
+    for bar in list(getattr(bars, "_instances", ())): bar.close()
+    typer.echo(f"sfr-repro: {sentence}", err=True)
+    sys.exit(status)

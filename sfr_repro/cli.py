@@ -88,6 +88,7 @@ def show_result(
     import matplotlib
     matplotlib.use("Agg")
     import io
+    from sfr_repro.core.folders import clear_unfinished, disk_errors, locked_folder
     from sfr_repro.core.records import read_records, write_whole
     from sfr_repro.results.report import (
         html_report,
@@ -102,8 +103,11 @@ def show_result(
     figure = sts_figure(records)
     picture = io.BytesIO()
     figure.savefig(picture, dpi=120, format="png")
-    write_whole(folder/"sts.png", picture.getvalue())
-    write_whole(folder/"report.html", html_report(sections, checks, figure).encode())
+    page = html_report(sections, checks, figure).encode()
+    with locked_folder(folder), disk_errors(folder):
+        clear_unfinished(folder)
+        write_whole(folder/"sts.png", picture.getvalue())
+        write_whole(folder/"report.html", page)
     _say(f"\nFigure: {folder/'sts.png'}\nPage: {folder/'report.html'}")
 
 # %% ../nbs/cli.ipynb #cbb957e7
@@ -114,11 +118,16 @@ def reproduce(
 ):
     "Check the InfoNCE gradient, train, evaluate before and after, and show the table."
     from sfr_repro.core.config import load_experiment
-    before, = load_experiment(preset, ("seeds=[0]", "train.steps=0"))
-    training, = load_experiment(preset, ("seeds=[0]",))
+    settings = load_experiment(preset, ("seeds=[0]", "train.steps=0"))
+    settings += load_experiment(preset, ("seeds=[0]",))
+    if len(settings) > 2:
+        raise UserError(f"preset is {preset!r}: it has more than one setting, so `run` is for it")
+    before,training = settings[0], settings[-1]
     from sfr_repro.core.records import read_record
     from sfr_repro.data.sources import resolve
+    from sfr_repro.train.check import check_settings
     from sfr_repro.train.run import run
+    check_settings(settings)
     for what in ("sts","corpus"):
         _say(f"data, {what}: {resolve(before.data.source, what)}")
     _say("1/4 the gradient of InfoNCE: by hand, by autograd, by finite differences")
@@ -130,7 +139,7 @@ def reproduce(
     paths.append(run(training, out))
     _say("4/4 table, figure and page")
     records = [read_record(p) for p in paths]
-    show_result(records, [check], paths[0].parent.parent/f"reproduce-{preset}")
+    show_result(records, [check], paths[0].parent.parent/f"reproduce-{Path(preset).stem}")
 
 # %% ../nbs/cli.ipynb #83278e40
 def settings_text(
@@ -154,7 +163,8 @@ def run(
     "Run every setting and seed of an experiment; finished ones are not repeated."
     from sfr_repro.core.config import load_experiment
     settings = load_experiment(experiment, tuple(change or ()))
-    from sfr_repro.train.run import check_settings, run as run_one
+    from sfr_repro.train.check import check_settings
+    from sfr_repro.train.run import run as run_one
     check_settings(settings)
     if check: return _say(settings_text(settings))
     for i,config in enumerate(settings, 1):
@@ -290,9 +300,11 @@ def add(
     paths:Annotated[list[Path], typer.Argument(help="record.json of finished runs.")],
 ):
     "Check records and copy them to nbs/records/runs, where the tables read them."
+    from sfr_repro.core.folders import kept_records
     from sfr_repro.core.records import add_record
     from sfr_repro.results.report import records_folder
-    for p in paths: _say(add_record(p, records_folder()).name)
+    with kept_records(records_folder()):
+        for p in paths: _say(add_record(p, records_folder()).name)
 
 # %% ../nbs/cli.ipynb #a7c30821
 @records_app.command()
@@ -303,8 +315,10 @@ def supersede(
                      typer.Option(help="Since which commit. Default: the one checked out.")]=None,
 ):
     "Take records out of the tables, on record in superseded.csv."
+    from sfr_repro.core.folders import kept_records
     from sfr_repro.core.records import supersede as move
-    for p in paths: _say(move(p, why, commit).name)
+    for p in paths:
+        with kept_records(p.parent): _say(move(p, why, commit).name)
 
 # %% ../nbs/cli.ipynb #e4755f63
 @records_app.command("list")
@@ -324,16 +338,20 @@ def main():
         with stop_at_once(): app()
     except Stopped as e:
         command = shlex.join(["sfr-repro", *sys.argv[1:]])
-        typer.echo("sfr-repro: stopped; what was whole is kept, and the same command goes on from "
-                   f"there: {command}", err=True)
-        sys.exit(e.exit_status)
-    except OSError as e:
-        from sfr_repro.core.folders import disk_fault
-        if not (why := disk_fault(e)): raise
-        typer.echo(f"sfr-repro: {why}", err=True)
-        sys.exit(2)
+        _end("stopped; what was whole is kept, and the same command goes on from there: "+command,
+             e.exit_status)
     except UserError as e:
         # the first of several processes speaks; its end ends the rest
         if os.environ.get("RANK","0") != "0": time.sleep(20)
-        typer.echo(f"sfr-repro: {e}", err=True)
-        sys.exit(2)
+        _end(str(e), 2)
+    except Exception as e:
+        from sfr_repro.core.folders import disk_fault
+        if not (why := disk_fault(e)): raise
+        _end(why, 2)
+
+def _end(sentence, status):
+    "The last sentence, on a line of its own where a bar is open, and the exit status"
+    bars = getattr(sys.modules.get("tqdm"), "tqdm", None)
+    for bar in list(getattr(bars, "_instances", ())): bar.close()
+    typer.echo(f"sfr-repro: {sentence}", err=True)
+    sys.exit(status)

@@ -224,8 +224,9 @@ def read_section(name, cls, given, where):
     except ValidationError as e:
         first = e.errors()[0]
         key,msg = ".".join(map(str, first["loc"][:1])), first["msg"].removeprefix("Value error, ")
-        allowed = msg[0].lower()+msg[1:]
-        raise ConfigError(f"{where}: [{name}] {key} is {first['input']!r}: {allowed}") from None
+        allowed,given = msg[0].lower()+msg[1:], repr(first["input"])
+        if len(given) > 200: given = given[:200]+"..."
+        raise ConfigError(f"{where}: [{name}] {key} is {given}: {allowed}") from None
 
 # %% ../../nbs/core/03_config.ipynb #7ef6c1b7
 def _merge(base, new):
@@ -293,15 +294,28 @@ def _read(path, presets):
         raise ConfigError(f"{path} is neither an experiment file nor a preset: "
                           f"the presets are {', '.join(presets)}")
     data = path.read_bytes()
-    try: raw = with_tuples(tomllib.loads(data.decode()))
+    try: raw = with_tuples(tomllib.loads(data.decode("utf-8-sig")))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as e:
         raise ConfigError(f"{path}: not TOML: {e}") from None
+    except (ValueError, RecursionError):
+        raise ConfigError(f"{path}: holds a number of too many digits, or is nested too "
+                          "deeply") from None
+    if name := _too_large(raw):
+        raise ConfigError(f"{path}: {name} is a number of too many digits")
     return path.stem, raw, hashlib.sha256(data).hexdigest()
+
+def _too_large(x, name=""):
+    "Which number of a file is too long to be shown; \"\" where none is"
+    if isinstance(x, int): return name if x.bit_length() > 10_000 else ""
+    items = x.items() if isinstance(x, dict) else enumerate(x) if isinstance(x, tuple) else ()
+    found = (_too_large(v, f"{name}.{k}".lstrip(".")) for k,v in items)
+    return next(filter(None, found), "")
 
 def _value(text):
     "An override's value: TOML where it is TOML, else the text itself"
-    try: return with_tuples(tomllib.loads(f"x = {text}")["x"])
-    except tomllib.TOMLDecodeError: return text
+    try: value = with_tuples(tomllib.loads(f"x = {text}")["x"])
+    except (ValueError, RecursionError): return text
+    return text if _too_large(value, "x") else value
 
 def _check_override(override, key, raw):
     "An override would lose to a variant that sets the same key"

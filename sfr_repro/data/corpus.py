@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['FOLDER_CORPORA', 'keep_smallest', 'pick', 'Corpus', 'is_file_name', 'corpus_files', 'file_blocks', 'hub_corpus',
-           'how_taken', 'stand_in', 'load_corpus']
+           'how_taken', 'check_stand_in', 'stand_in', 'load_corpus']
 
 # %% ../../nbs/data/01_corpus.ipynb #54a31dde
 import itertools
@@ -86,7 +86,7 @@ def is_file_name(
     name:str, # A name given as corpus
 )->bool: # True when it ends in .txt or .txt.gz
     "Does a corpus name mean a file of the user's?"
-    return name.endswith((".txt",".txt.gz"))
+    return name.lower().endswith((".txt",".txt.gz"))
 
 # %% ../../nbs/data/01_corpus.ipynb #772e5fef
 def corpus_files(
@@ -143,6 +143,20 @@ def how_taken(
     return "all" if n is None else f"first {n}" if seed is None else f"sample of {n}, seed {seed}"
 
 # %% ../../nbs/data/01_corpus.ipynb #2ba6bdc0
+def check_stand_in(
+    names:Sequence[str], # Names of the folder
+    source:Source, # Of kind "hub" or "embedded"
+)->str: # The name of the one corpus that the source has
+    "`DataError` for a name that the one corpus cannot stand for"
+    only = "wiki1m" if source.kind=="hub" else "mini"
+    for name in names:
+        if name not in (only, *FOLDER_CORPORA):
+            where = f"the source is {source}, which has {only}"
+            allowed = f"no other may be named than {', '.join(FOLDER_CORPORA)}"
+            raise DataError(f"corpus is {name!r}: {where}, and {allowed}")
+    return only
+
+# %% ../../nbs/data/01_corpus.ipynb #0669c8ea
 def stand_in(
     names:Sequence[str], # Names of the folder
     n:int|None, # How many
@@ -150,12 +164,7 @@ def stand_in(
     source:Source, # Of kind "hub" or "embedded"
 )->Corpus: # The one corpus of that source
     "The corpus of the hub or of the package"
-    only = "wiki1m" if source.kind=="hub" else "mini"
-    for name in names:
-        if name not in (only, *FOLDER_CORPORA):
-            where = f"the source is {source}, which has {only}"
-            allowed = f"no other may be named than {', '.join(FOLDER_CORPORA)}"
-            raise DataError(f"corpus is {name!r}: {where}, and {allowed}")
+    only = check_stand_in(names, source)
     if source.kind == "hub":
         texts,label = hub_corpus(source, n)
         if n and len(texts) < n:

@@ -163,7 +163,7 @@ def byte_blocks(
     "Whole lines of a file, block by block; `DataError` when it cannot be read"
     path,rest = Path(path), b""
     try:
-        with (gzip.open(path) if path.suffix==".gz" else open(path, "rb")) as f:
+        with (gzip.open(path) if path.suffix.lower()==".gz" else open(path, "rb")) as f:
             while block := f.read(size):
                 *lines,rest = (rest+block).split(b"\n")
                 yield lines
@@ -228,8 +228,12 @@ def read_tsv(
     for c in columns:
         there = ", ".join(repr(n[:20]) for n in names[:8])
         if c not in names: raise DataError(f"{path} line 1 has no column {c!r}: it has {there}")
-    at = [names.index(c) for c in columns]
+    at,blank = [names.index(c) for c in columns], None
     for number,line in itertools.islice(read_lines(path), 1, None):
+        if len(names) > 1 and "\t" not in line and is_blank(line):
+            blank = blank or number
+            continue
+        if blank: raise DataError(f"{path} line {blank} is empty, and rows follow it")
         row = line.split("\t")
         if len(row) != len(names):
             there = f"{len(row)} columns, its header has {len(names)}"

@@ -184,7 +184,7 @@ def load_sts(
     if rendering not in ("raw","senteval"):
         raise DataError(f"rendering is {rendering!r}: it must be 'raw' or 'senteval'")
     if name == "mini-sts": return embedded_sts(name, split, rendering)
-    if name.endswith(".tsv"): return folder_sts(name, split, rendering, None)
+    if name.lower().endswith(".tsv"): return folder_sts(name, split, rendering, None)
     source = resolve(source, "sts")
     if source.kind == "folder": return folder_sts(name, split, rendering, source)
     if source.kind == "hub": return hub_sts(name, split, rendering, source)

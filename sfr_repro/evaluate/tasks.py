@@ -22,11 +22,13 @@ from ..core.config import setting_id
 from ..core.errors import UserError, check_choice
 from sfr_repro.core.folders import (
     RECORD,
+    check_writable,
     folder_of_inputs,
     found_record,
     keep_measurement,
     key_of_inputs,
 )
+from ..core.provenance import metric_inputs
 from sfr_repro.core.records import (
     Session,
     new_record,
@@ -39,6 +41,7 @@ from ..data.sources import DataError, Source, resolve
 from ..data.sts import STS_SETS, STSSet, load_sts, reference_set, sts_sets
 from ..data.transfer import TRANSFER_SETS, load_transfer, transfer_sets
 from sfr_repro.encode.cache import (
+    clear_cache,
     encoder_inputs,
     read_shards,
     text_key,
@@ -144,8 +147,18 @@ def sets_from(
             must = "TASK=NAME, or several names with commas between, such as transfer=MR,CR"
             raise UserError(f"sets is {text!r}: it must be {must}")
         before = found.get(task.strip(), ())
-        found[task.strip()] = (*before, *(n.strip() for n in names.split(",")))
+        found[task.strip()] = (*before, *_names_in(names))
     return named_sets(found)
+
+def _names_in(text):
+    "Names with commas between; a path that exists may hold commas itself"
+    parts,names = text.split(","), []
+    while parts:
+        joined = (",".join(parts[:n]).strip() for n in range(len(parts), 0, -1))
+        name = next((p for p in joined if os.path.exists(os.path.expanduser(p))), parts[0].strip())
+        names.append(name)
+        parts = parts[name.count(",")+1:]
+    return names
 
 # %% ../../nbs/evaluate/05_tasks.ipynb #7ec85bcb
 def read_tasks(
@@ -344,6 +357,7 @@ def evaluate_model(
     "Evaluate a model and write one record"
     check_seed(options.get("seed", 0))
     session = Session.begin()
+    clear_cache()
     encoder = SentenceEncoder.from_pretrained(name, pooler=pooler, precision=precision)
     encoder.to(best_device())
     entry = {"name":evaluated_name(name), "sha256":weights_sha256(encoder.model),
@@ -351,10 +365,12 @@ def evaluate_model(
     config,seed = evaluation_config(entry, encoder, tasks, options), options.get("seed", 0)
     id = setting_id(config)
     experiment = "evaluate-"+re.sub(r"[^\w.-]+", "-", entry["name"])
-    folder,opened = runs_folder(out)/f"{experiment}-{id}-s{seed}", encoder_inputs(encoder)
+    folder = runs_folder(out)/f"{experiment}-{id}-s{seed}"
+    opened = encoder_inputs(encoder) | metric_inputs()
     if folder.exists():
         folder = folder_of_inputs(folder, opened | data_inputs(tasks, options), again)
         if found_record(folder, id, seed): return folder/RECORD
+    check_writable(folder)
     result = evaluate_tasks(encoder, tasks, **options)
     device = device_entry(encoder.device.type, config["encoder"]["precision"])
     inputs = opened | named_hashes(result.data)

@@ -26,7 +26,9 @@ from sfr_repro.core.folders import (
     folder_of_inputs,
     found_record,
     key_of_inputs,
+    write_result,
 )
+from ..core.provenance import metric_inputs
 from sfr_repro.core.records import (
     Record,
     Session,
@@ -34,7 +36,6 @@ from sfr_repro.core.records import (
     read_record,
     runs_folder,
     write_folder_whole,
-    write_record,
     write_whole,
 )
 from ..core.stopping import Stopped, stop_later
@@ -167,6 +168,7 @@ def _begin(learner, text, rows, measure, folder):
     if not state:
         state = {"step":0, "epoch":0, "at":0, "pieces":0, "seconds":0., "losses":[]}
         state["trajectory"] = [_point(0, None, 0., measure())]
+        _check_finite(0, "the held-out loss", state["trajectory"][0]["metrics"][HELDOUT])
     return state, epoch_batches(rows, c, state["epoch"]) if state["epoch"] else batches
 
 def _one_step(learner, text, rows, batches, state):
@@ -372,7 +374,8 @@ def _inputs(config, data):
     read = {d["name"]:d["sha256"] for d in described}
     device = best_device()
     precision = resolve_precision(config.precision, device)
-    return read | {COMPUTED+"device":device, COMPUTED+"precision":precision}
+    computed = {COMPUTED+"device":device, COMPUTED+"precision":precision}
+    return read | metric_inputs() | computed
 
 def pretrain(
     config:PretrainConfig, # The setting
@@ -390,7 +393,7 @@ def pretrain(
     place = folder_of_inputs(runs_folder(out)/config.run_name, inputs, again)
     with run_folder(place, inputs) as folder, _threads(config.threads):
         path = folder/RECORD
-        if found_record(folder, config.id, config.seed): return path
+        if found_record(folder, config.id, config.seed): return _with_card(path)
         prepared = text,tokenizer,vectors,_ = prepare(config, folder/"text", read)
         learner = Learner(config, vectors, np.bincount(text.ids, minlength=config.vocab))
         dev = load_sts(reference_set(config.source), "dev", source=config.source)
@@ -407,6 +410,10 @@ def pretrain(
         if state["step"] < config.steps: return None
         record = _record(learner, state, prepared, dev, folder, (session, seconds))
         record = record.model_copy(update={"inputs":key_of_inputs(inputs)})
-        write_record(record, path)
-        write_whole(folder/"model"/"README.md", card(path).encode())
-        return path
+        return _with_card(write_result(record, folder))
+
+def _with_card(path):
+    "The path of a record, once its model has a card"
+    readme = path.parent/"model"/"README.md"
+    if not readme.exists() and readme.parent.is_dir(): write_whole(readme, card(path).encode())
+    return path

@@ -26,6 +26,7 @@ from sfr_repro.analysis.dynamics import (
 )
 from ..analysis.geometry_record import missing_reading
 from ..core.errors import UserError
+from ..core.folders import clear_unfinished, disk_errors, locked_folder
 from ..core.records import Record, write_whole
 from ..geometry.token_kinds import token_kinds
 from .learning_dynamics import change_text, geometry_claims_table
@@ -302,6 +303,9 @@ def write_analysis(
     pictures,words = {}, {}
     for stem,(figure,text) in analysis_figures(groups).items():
         pictures[stem],words[stem] = as_png(figure, dpi=110), text
-        write_whole(folder/f"{stem}.png", pictures[stem])
-    write_whole(folder/"report.html", analysis_page(groups, pictures, words).encode())
+    page = analysis_page(groups, pictures, words).encode()
+    with locked_folder(folder), disk_errors(folder):
+        clear_unfinished(folder)
+        for stem,png in pictures.items(): write_whole(folder/f"{stem}.png", png)
+        write_whole(folder/"report.html", page)
     return folder/"report.html"

@@ -9,6 +9,9 @@ PRESET ?=
 NB     ?=
 ONLY   ?=
 MINUTES ?= 9
+LAB_ARGS ?=
+# JupyterLab refuses root, which is who one is in most containers
+AS_ROOT = $(if $(filter 0,$(shell id -u)),--allow-root)
 
 BIN := $(VENV)/bin
 # The Python that `make gpu` uses: this environment's where it is built, else the machine's own
@@ -51,8 +54,8 @@ test: $(DEV) ## everything CI checks: notebooks, package, tests with and without
 docs: $(DEV) ## the site in _docs/, with Quarto where it is installed, else with smalldocs
 	@$(ONE) $(BIN)/python tests/make_docs.py
 
-lab: $(DEV) ## read and write the notebooks in JupyterLab (`make hooks` once, to save them clean)
-	@$(BIN)/jupyter lab nbs
+lab: $(DEV) ## read and write the notebooks in JupyterLab (LAB_ARGS='--port 9000 --no-browser'; `make hooks` once)
+	@$(BIN)/jupyter lab $(AS_ROOT) $(LAB_ARGS) nbs
 
 bench: $(DEV) ## every speed as a ratio, on a quiet machine, one record a part in runs/bench (ONLY=step for one)
 	@$(BIN)/python tests/bench.py $(if $(ONLY),--only $(ONLY))

@@ -125,7 +125,8 @@ def test_two_tiny_models_are_analysed(models, tmp_path):
     r = sfr('analyse', models/'b/model', '--against', models/'a/model', '--sentences',
             models/'texts.txt', '--out', tmp_path/'runs', cwd=tmp_path)
     assert r.returncode == 0 and 'Traceback' not in r.stderr, r.stderr
-    page = Path(r.stdout.strip())
+    page = Path(r.stdout.splitlines()[-1])
+    assert 'anisotropy' in r.stdout and 'data: given' in r.stdout, r.stdout
     assert page.is_file() and 'b/model against a/model' in page.read_text(encoding='utf-8')
     assert sorted(p.name for p in page.parent.iterdir()) == ['.lock', 'inputs.json',
         'layers.png', 'record.json', 'report.html', 'sentences.png', 'tokens.png']

@@ -16,9 +16,10 @@ from sfr_repro.data.sts import HUB, load_sts, sts_set
 from sfr_repro.data.transfer import transfer_set
 from sfr_repro.encode.cache import cache_folder, model_key, read_shards, text_key, write_shard
 from sfr_repro.encode.encoder import SentenceEncoder, weights_sha256
+from sfr_repro.evaluate.options import TASKS
 from sfr_repro.evaluate.retrieval import evaluate_retrieval
 from sfr_repro.evaluate.sts import evaluate_sts
-from sfr_repro.evaluate.tasks import TASKS, evaluate_model, evaluate_tasks, mteb_model, vectors_of
+from sfr_repro.evaluate.tasks import evaluate_model, evaluate_tasks, mteb_model, vectors_of
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -118,7 +119,8 @@ def test_the_command_takes_own_folders_named_sets_and_a_seed(tmp_path, monkeypat
         (tmp_path/f"retrieval/mine/{name}.tsv").write_text(text)
     monkeypatch.setenv("SFR_RUNS", str(tmp_path/"runs"))
     def said(*args):
-        r = CliRunner().invoke(app, ["evaluate", "sfr-mini", "--precision", "fp32", *args])
+        r = CliRunner().invoke(app, ["evaluate", "sfr-mini", "--precision", "fp32",
+                                     "--format", "markdown", *args])
         return r.output if r.exit_code == 0 else str(r.exception)
     both = said("--sets", f"transfer={tmp_path/'lamps.tsv'}", "--sets",
                 f"retrieval={tmp_path/'retrieval/mine'}", "--seed", "3")

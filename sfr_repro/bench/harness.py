@@ -22,7 +22,7 @@ from ..data.corpus import Corpus, load_corpus
 from ..data.mini_sts import load_mini_corpus
 from ..data.sources import resolve
 from ..encode.encoder import SentenceEncoder, tokenize
-from ..encode.loading import YARDSTICK
+from ..encode.names import YARDSTICK
 from ..losses.tiled import TILED
 
 # %% ../../nbs/bench/00_harness.ipynb #622cff09

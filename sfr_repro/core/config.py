@@ -73,7 +73,9 @@ class TeacherConfig:
 @dataclass(frozen=True, config=STRICT)
 class DataConfig:
     "Sentences to train on"
-    # Names of the data folder's corpora; the hub and embedded sources have one each
+    # Names of the data folder's corpora (the hub and embedded sources have one each), or text files
+    # by path, .txt or .txt.gz with a sentence a line; a relative path starts at the experiment
+    # file, or where the command is given if the file is not there
     corpus:tuple[str,...] = ("wiki_2014",)
     # How many, drawn with `sample_seed`; None: all
     sentences:Annotated[int, Field(ge=2)]|None = None
@@ -102,9 +104,13 @@ class TrainConfig:
     clip:Annotated[float, Field(ge=0, allow_inf_nan=False)] = 1.
     # auto: bf16 where the device has the instructions
     precision:Literal["auto","fp32","bf16"] = "auto"
-    eval_every:Count = 25 # Steps between looks at STS-B dev; the best is kept
+    eval_every:Count = 25 # Steps between looks at the dev set; the best is kept
     # Steps between measurements of the encoder's geometry; None: none
     measure_every:Count|None = None
+    # The set that chooses the checkpoint: a table of score and two sentences by its path (.tsv,
+    # its rows of the split dev if it has splits; relative as for `corpus`), or the name of a set
+    # that has a split dev; None: STS-B's, or the project's own pairs where there is nothing else
+    select:Annotated[str, Field(min_length=1)]|None = None
 
 # %% ../../nbs/core/03_config.ipynb #35a4da9a
 @dataclass(frozen=True, config=STRICT)
@@ -175,6 +181,12 @@ class RunConfig:
     def loss_module(self)->Path|None: # None when the setting names none
         "The reader's file of losses"
         return Path(self.folder)/self.loss.module if self.loss.module is not None else None
+
+    def place(self, name:str)->str: # Beside the experiment file if it is there, else as given
+        "Where a file lies that the setting names"
+        path = Path(name).expanduser()
+        beside = Path(self.folder)/path
+        return str(beside if beside.is_file() else path)
 
 # %% ../../nbs/core/03_config.ipynb #6dd8416d
 SMOKE_SIZE = {

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 import numpy as np
-from tqdm.auto import tqdm
+from ..core.progress import Progress
 from .mini_sts import load_mini_corpus
 from sfr_repro.data.sources import (
     HUB,
@@ -114,6 +114,13 @@ def file_blocks(
             number += len(lines)
 
 # %% ../../nbs/data/01_corpus.ipynb #faa17bd7
+def _counted(texts, n):
+    "The same texts, with a word on how many have come"
+    with Progress(n, "corpus from the hub", "sentence") as bar:
+        for t in texts:
+            yield t
+            bar.update()
+
 def hub_corpus(
     source:Source, # Of kind "hub"
     n:int|None, # How many sentences from the start; None: all
@@ -125,8 +132,7 @@ def hub_corpus(
         data = load_dataset(**place, split="train", streaming=True)
         found = (row["text"].strip() for row in data)
         texts = itertools.islice((t for t in found if not is_blank(t)), n)
-        bar = dict(desc="corpus from the hub", unit="sentence", delay=2, disable=None)
-        return list(tqdm(texts, total=n, **bar)), label
+        return list(_counted(texts, n)), label
     except Exception as e: raise DataError(f"{label} cannot be read: {first_line(e)}") from e
 
 # %% ../../nbs/data/01_corpus.ipynb #00f2869e

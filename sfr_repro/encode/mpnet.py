@@ -15,7 +15,7 @@ from ..core.folders import clear_unfinished, locked_folder
 from ..core.provenance import file_sha256
 from ..core.records import write_folder_whole
 from .cache import cache_root
-from .loading import EncoderError
+from .names import EncoderError
 
 # %% ../../nbs/encode/10_mpnet.ipynb #627c0db7
 MPNET = "all-mpnet-base-v2"

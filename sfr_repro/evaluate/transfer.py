@@ -20,6 +20,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import f1_score
 from sklearn.model_selection import StratifiedKFold
 from ..core.errors import UserError, check_whole
+from ..core.progress import Progress
 from ..core.records import pipe_table
 from ..data.sources import DataError, Source
 from ..data.transfer import TRANSFER_SETS, TransferSet, load_transfer
@@ -292,7 +293,7 @@ def evaluate_transfer(
     sets:Sequence[str|Path|TransferSet]=TRANSFER_SETS, # Names for `load_transfer`, or sets
     source:Source|str|Path|None=None, # As for `resolve`
     seed:int=0, # 0 deals the folds as SentEval does
-    progress:bool=True, # Show the encoder's progress bar
+    progress:bool=True, # Show how far it is
 )->TransferResult: # A mapping set -> accuracy
     "Accuracy of a logistic regression on frozen vectors, each sentence encoded once"
     check_seed(seed)
@@ -303,10 +304,12 @@ def evaluate_transfer(
     row = distinct_rows(s for d in data for s in d.sentences)
     x = encode_with(encoder, list(row), progress)
     scores = {}
-    for d in data:
-        parts = [part for part in (d.sentence1, d.sentence2) if part is not None]
-        vectors = [sentence_vectors(x, row, part) for part in parts]
-        check_transfer_vectors(d, np.stack([np.isfinite(v).all(1) for v in vectors], 1))
-        features = pair_features(*vectors) if d.sentence2 else vectors[0]
-        scores[d.name] = score_transfer(d, features, SEED+seed)
+    with Progress(len(data), "score transfer", "set", show=progress, delay=0) as bar:
+        for d in data:
+            parts = [part for part in (d.sentence1, d.sentence2) if part is not None]
+            vectors = [sentence_vectors(x, row, part) for part in parts]
+            check_transfer_vectors(d, np.stack([np.isfinite(v).all(1) for v in vectors], 1))
+            features = pair_features(*vectors) if d.sentence2 else vectors[0]
+            scores[d.name] = score_transfer(d, features, SEED+seed)
+            bar.update(1, d.name)
     return TransferResult(scores, [d.describe() for d in data])

@@ -18,8 +18,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from tqdm.auto import tqdm
 from ..core.errors import UserError, check_choice, check_whole
+from ..core.progress import Progress
 from ..data.sts import load_sts
 from ..encode.encoder import SentenceEncoder, like_length, pad_ids, tokenize
 
@@ -407,8 +407,7 @@ def sum_up(
     "The second pass"
     slot_of,special = lookups(found, encoder, types[0])
     g,draws,drawn = None, None, None
-    bar = tqdm(total=found.sentences, desc="geometry", unit="sentence",
-               disable=None if progress else True, delay=2)
+    bar = Progress(found.sentences, "geometry", "sentence", show=progress)
     for numbers,lengths,x,mask in padded_batches(encoder, sentences, found, reading, truncate):
         states = hidden_states(encoder, x, mask)
         if g is None:

@@ -17,7 +17,6 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
-from tqdm.auto import tqdm
 from transformers import BertForMaskedLM, BertModel
 from ..core.errors import UserError
 from sfr_repro.core.folders import (
@@ -28,6 +27,7 @@ from sfr_repro.core.folders import (
     key_of_inputs,
     write_result,
 )
+from ..core.progress import Progress
 from ..core.provenance import metric_inputs
 from sfr_repro.core.records import (
     Record,
@@ -198,7 +198,7 @@ def _note(learner, state, measure, bar):
     lr = learning_rate(learner.config, state["step"]-1)
     state["trajectory"].append(_point(state["step"], loss, lr, metrics))
     state["losses"] = []
-    bar.set_postfix_str(f"held-out {metrics[HELDOUT]:.3f}")
+    bar.note = f"held-out {metrics[HELDOUT]:.3f}"
 
 # %% ../../nbs/pretrain/03_recipe.ipynb #dfeb849e
 def train_mlm(
@@ -216,8 +216,7 @@ def train_mlm(
     state,batches = _begin(learner, text, rows, measure, folder)
     last = min(config.steps, stop_at or config.steps)
     before,begun,saved = state["seconds"], time.monotonic(), time.monotonic()
-    bar = tqdm(total=config.steps, initial=state["step"], disable=not progress,
-               desc="pre-training", unit="step")
+    bar = Progress(config.steps, "pre-training", show=progress, initial=state["step"])
     with stop_later("after this step, which is saved") as stop, bar:
         while state["step"] < last and not stop:
             batches = _one_step(learner, text, rows, batches, state)

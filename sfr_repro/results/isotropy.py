@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['LAYER_PANELS', 'SENTENCE_PANELS', 'KIND_COLOURS', 'check_comparable', 'measures_table', 'wide_table',
            'draw_layer_curves', 'layer_figure', 'token_table', 'token_shifts', 'token_figure', 'sentence_figure',
-           'before_after', 'claims_text', 'analysis_figures', 'analysis_page', 'write_analysis']
+           'before_after', 'claims_text', 'analysis_figures', 'analysis_page', 'analysed_groups', 'write_analysis']
 
 # %% ../../nbs/results/04_isotropy.ipynb #f6444f67
 from collections.abc import Sequence
@@ -291,15 +291,21 @@ def analysis_page(
     return html_page(title, parts)
 
 # %% ../../nbs/results/04_isotropy.ipynb #0236af57
+def analysed_groups(
+    records:Sequence[Record], # Of one model, or of two
+)->dict[str,list[Record]]: # Label -> its record, as `analysis_figures` takes them
+    "The records of one analysis under names that differ"
+    labels = [r.encoder.name + (f", seed {r.seed}" if r.seed else "") for r in records]
+    if len(set(labels)) < len(labels):
+        labels = [f"{labels[0]} (analysed)", f"{labels[1]} (against)"]
+    return {l:[r] for l,r in zip(labels, records, strict=True)}
+
 def write_analysis(
     records:Sequence[Record], # Of one model, or of two: the first is compared with the second
     folder:str|Path, # For the files
 )->Path: # Of `report.html`, beside which the figures lie
     "Draw one analysis from its records"
-    labels = [r.encoder.name + (f", seed {r.seed}" if r.seed else "") for r in records]
-    if len(set(labels)) < len(labels):
-        labels = [f"{labels[0]} (analysed)", f"{labels[1]} (against)"]
-    groups,folder = {l:[r] for l,r in zip(labels, records, strict=True)}, Path(folder)
+    groups,folder = analysed_groups(records), Path(folder)
     pictures,words = {}, {}
     for stem,(figure,text) in analysis_figures(groups).items():
         pictures[stem],words[stem] = as_png(figure, dpi=110), text

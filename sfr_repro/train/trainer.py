@@ -12,7 +12,7 @@ import math
 import time
 import warnings
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 import numpy as np
@@ -32,6 +32,7 @@ from transformers.integrations import TensorBoardCallback
 from ..core.config import TrainConfig
 from ..core.errors import UserError, check_choice
 from ..core.notation import unit_rows
+from ..core.progress import Progress
 from ..core.records import write_whole
 from ..core.stopping import Stopped, stop_later
 from ..encode.encoder import SentenceEncoder, pad_ids, resolve_precision
@@ -227,11 +228,20 @@ class Watch(TrainerCallback):
         self.saved = time.monotonic()
 
 # %% ../../nbs/train/00_trainer.ipynb #162b1f19
-class _Bar(ProgressCallback):
-    "The trainer's bar with the last loss beside it"
+class _Bar(TrainerCallback):
+    "How far the training is, with the last loss"
+    bar,loss = None, ""
+    def on_train_begin(self, args, state, control, **kwargs):
+        self.bar = Progress(state.max_steps, "train", initial=state.global_step, delay=0)
+
+    def on_step_end(self, args, state, control, **kwargs): self.bar.update(1, self.loss)
+
     def on_log(self, args, state, control, logs=None, **kwargs):
-        if self.training_bar is not None and "loss" in logs:
-            self.training_bar.set_postfix(loss=f"{logs['loss']:.4f}")
+        if "loss" in logs: self.loss = f"loss {logs['loss']:.4f}"
+
+    def close(self):
+        "Also after an error"
+        if self.bar is not None: self.bar.close()
 
 def _collate(pad, with_rows, length=None):
     "Batches of ids and mask, all of one `length` where it is given; with `rows` for a teacher"
@@ -352,14 +362,15 @@ def train(
     trainer.model_accepts_loss_kwargs = False       # the model's `**others` are the loss's
     for c in (ProgressCallback, PrinterCallback): trainer.remove_callback(c)
     if first: trainer.add_callback(TensorBoardCallback(SummaryWriter(str(folder/"tensorboard"))))
-    if first and o.progress: trainer.add_callback(_Bar)
+    bar = _Bar()
+    if first and o.progress: trainer.add_callback(bar)
     start = last_checkpoint(folder) if first else None
     if start:
         watch.trajectory = json.loads((start/TRAJECTORY).read_text(encoding="utf-8"))
         watch.best_weights = safetensors.torch.load_file(start/BEST)
     if processes: start = processes.tell(start)
     drops = fast_dropout(encoder.model) if o.dropout=="fast" else nullcontext()
-    with drops, warnings.catch_warnings():          # the only name that the trainer has for it
+    with drops, closing(bar), warnings.catch_warnings(): # the only name the trainer has for it
         warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
         with stop_later("at the next evaluation, where it can be saved") as watch.asked:
             trainer.train(resume_from_checkpoint=str(start) if start else None)

@@ -84,7 +84,8 @@ def disk_fault(
     if found := re.search(r"\(os error (\d+)\)", said): number,at = int(found[1]), "a file"
     if "Parent directory" in said and "does not exist" in said: number,at = errno.ENOENT, "a file"
     if number not in REFUSED or at is None: return ""
-    name = str(at) if len(str(at)) < 300 else f"{str(at)[:100]}..."
+    name = os.fsdecode(at) if isinstance(at, (str,bytes,os.PathLike)) else str(at)
+    if len(name) >= 300: name = f"{name[:100]}..."
     return f"{name!a}: cannot be read or written ({os.strerror(number)})"
 
 # %% ../../nbs/core/05_folders.ipynb #5f01d035

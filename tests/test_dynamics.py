@@ -250,7 +250,7 @@ def test_progress_is_shown_when_asked_for(tiny, tmp_path, monkeypatch):
 
 def test_results_open_no_model():
     "What draws is a function of records: it has no name of what opens, encodes or trains"
-    from sfr_repro.results import isotropy, learning_dynamics
+    from sfr_repro.results import geometry_claims, isotropy, learning_dynamics, spurious
     opens = {"SentenceEncoder", "measure_geometry", "analyse_record", "record_geometry", "torch"}
-    for module in (isotropy, learning_dynamics):
+    for module in (isotropy, learning_dynamics, spurious, geometry_claims):
         assert not opens & set(vars(module)), module.__name__

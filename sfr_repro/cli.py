@@ -157,9 +157,12 @@ def run(
     from sfr_repro.train.run import check_settings, run as run_one
     check_settings(settings)
     if check: return _say(settings_text(settings))
+    lenses = None
+    if any(c.train.lens_teacher for c in settings):
+        from sfr_repro.analysis.bridge import open_lenses as lenses
     for i,config in enumerate(settings, 1):
         _say(f"{i}/{len(settings)} {config.run_name}")
-        _say(str(run_one(config, out, again=again)))
+        _say(str(run_one(config, out, again=again, lenses=lenses)))
 
 # %% ../nbs/cli.ipynb #2f15c52f
 @app.command()

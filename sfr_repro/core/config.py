@@ -105,6 +105,9 @@ class TrainConfig:
     eval_every:Count = 25 # Steps between looks at STS-B dev; the best is kept
     # Steps between measurements of the encoder's geometry; None: none
     measure_every:Count|None = None
+    # Whose similarities the three lenses of `analysis.bridge` sort negatives by: an encoder's name
+    # or folder; None: `measure_every` reads the geometry alone
+    lens_teacher:str|None = None
 
 # %% ../../nbs/core/03_config.ipynb #35a4da9a
 @dataclass(frozen=True, config=STRICT)
@@ -358,6 +361,9 @@ def _check_sizes(parts, where):
         most = "left out where epochs are given"
         if train.steps is not None: most = f"at most train.steps, {train.steps}"
         raise ConfigError(f"{where}: [train] stop is {train.stop}: it must be {most}")
+    if train.lens_teacher is not None and train.measure_every is None:
+        raise ConfigError(f"{where}: [train] lens_teacher is {train.lens_teacher!r}: the lenses "
+                          "are read every measure_every steps, so it needs measure_every")
     tasks = parts["evaluate"].tasks
     if "dev" in tasks and len(tasks) > 1:
         raise ConfigError(f"{where}: [evaluate] tasks is {list(tasks)}: "

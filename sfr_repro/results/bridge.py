@@ -398,7 +398,7 @@ def early_figure(
         rho = spearmanr(found.predicted, found.final).statistic
         for group,rows in found.groupby(found.loss.map(groups)):
             ax.plot(rows.predicted, rows.final, "o", color=colours[group], label=group, ms=4)
-        ax.set_title(f"{lens}, rank correlation {rho:.2f}", fontsize=8)
+        ax.set_title(f"{lens}\nrank correlation {rho:.2f}", fontsize=8)
         ax.set_xlabel("predicted", fontsize=8)
         ax.tick_params(labelsize=7)
     axes[0,0].set_ylabel("final STS average x 100", fontsize=8)

@@ -166,13 +166,17 @@ def run(
     from sfr_repro.train.run import run as run_one
     check_settings(settings)
     if check: return _end(settings_text(settings))
+    lenses = None
+    if any(c.train.lens_teacher for c in settings):
+        from sfr_repro.analysis.bridge import open_lenses as lenses
     for i,config in enumerate(settings, 1):
         select = config.train.select
         chosen = f", the checkpoint chosen on {select}" if select else ""
         _say(f"{i}/{len(settings)} {config.run_name}{chosen}")
-        path = run_one(config, out, again=again)
+        path = run_one(config, out, again=again, lenses=lenses)
         _end(record_line(read_record(path)))
         _end(str(path))
+
 
 # %% ../nbs/cli.ipynb #2f15c52f
 @app.command()

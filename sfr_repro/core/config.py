@@ -111,6 +111,10 @@ class TrainConfig:
     # its rows of the split dev if it has splits; relative as for `corpus`), or the name of a set
     # that has a split dev; None: STS-B's, or the project's own pairs where there is nothing else
     select:Annotated[str, Field(min_length=1)]|None = None
+    # Whose similarities the three lenses of `analysis.bridge` sort negatives by: an encoder's name
+    # or folder; None: `measure_every` reads the geometry alone
+    lens_teacher:str|None = None
+
 
 # %% ../../nbs/core/03_config.ipynb #35a4da9a
 @dataclass(frozen=True, config=STRICT)
@@ -384,6 +388,9 @@ def _check_sizes(parts, where):
         most = "left out where epochs are given"
         if train.steps is not None: most = f"at most train.steps, {train.steps}"
         raise ConfigError(f"{where}: [train] stop is {train.stop}: it must be {most}")
+    if train.lens_teacher is not None and train.measure_every is None:
+        raise ConfigError(f"{where}: [train] lens_teacher is {train.lens_teacher!r}: the lenses "
+                          "are read every measure_every steps, so it needs measure_every")
     tasks = parts["evaluate"].tasks
     if "dev" in tasks and len(tasks) > 1:
         raise ConfigError(f"{where}: [evaluate] tasks is {list(tasks)}: "

@@ -129,8 +129,9 @@ def _entry(loss, name, grad, components):
         raise UserError(f"register was given {loss!r}: "
                         "it must be a function of two views, a composition, or a LossSpec")
     value = _named(loss, name or getattr(loss, "__name__", type(loss).__name__))
+    unknown = components is None
     grad,components = grad or partial(_autograd, loss), components or partial(_decomposed, loss)
-    return LossSpec(value, grad, components, any_length=True)
+    return LossSpec(value, grad, components, any_length=True, decomposed=unknown)
 
 # %% ../../nbs/losses/13_registry.ipynb #2a038420
 def _check_signature(spec):

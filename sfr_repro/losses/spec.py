@@ -40,6 +40,7 @@ class LossSpec:
     paradigm:Callable|None = None # For a composed loss: `paradigm(*, constants) -> Paradigm`
     tiled:Callable|None = None # Its linear-memory form, as `losses.tiled` writes it
     any_length:bool = False # Whether it is meant for rows of any length
+    decomposed:bool = False # Whether `decompose` reads its components, each time
     wide:bool = False # Whether float32 loses digits that count, so that float64 is used inside
 
     @property

@@ -4,12 +4,12 @@
 
 # %% auto #0
 __all__ = ['run_folder', 'complete_setting', 'check_length', 'open_encoder', 'teacher_encoder', 'corpus_of', 'token_ids',
-           'EvaluationData', 'evaluation_data', 'run']
+           'EvaluationData', 'evaluation_data', 'Watched', 'check_lenses', 'run']
 
 # %% ../../nbs/train/01_run.ipynb #79d23dba
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -196,6 +196,27 @@ def evaluation_data(
     shape = geometry_set(source, e.rendering) if "geometry" in e.tasks else None
     return EvaluationData(sets, shape)
 
+# %% ../../nbs/train/01_run.ipynb #f88f5404
+@dataclass(frozen=True, eq=False)
+class Watched:
+    "What a training is made of, for what measures along it"
+    config:RunConfig
+    encoder:SentenceEncoder
+    head:object # `(n, D)` -> `(n, D)`, for training only
+    loss:Loss
+    corpus:Corpus # Training sentences
+    ids:list[list[int]] # Their token ids
+    given:dict # How the loss gets its reference, as `TrainOptions` has it: `online` or `teacher`
+
+def check_lenses(
+    config:RunConfig, # Its `train` section
+    lenses:Callable|None, # As `run` was given it
+):
+    "`RunError` for a setting that asks for lenses where `run` has none"
+    if config.train.lens_teacher is None or lenses is not None: return
+    raise RunError(f"train.lens_teacher is {config.train.lens_teacher!r}: write "
+                   "run(config, lenses=open_lenses), with open_lenses of sfr_repro.analysis.bridge")
+
 # %% ../../nbs/train/01_run.ipynb #023c1a9f
 def run(
     config:RunConfig, # One setting and seed
@@ -206,9 +227,12 @@ def run(
     again:bool=False, # Where the folder was made from other inputs, keep both
     packed:bool|None=None, # As for `train`
     dropout:str="fast", # As for `train`
+    # Opens what a setting with `train.lens_teacher` is measured with: `analysis.bridge.open_lenses`
+    lenses:Callable|None=None,
 )->Path: # Of `record.json`; beside it `model/` and `tensorboard/`
     "Train and evaluate as the setting says; a finished run is not repeated, a broken one goes on"
     config,loss = complete_setting(config)
+    check_lenses(config, lenses)
     processes = join_processes()
     options = TrainOptions(processes=processes, progress=progress, minutes=minutes,
                            packed=packed, dropout=dropout)
@@ -220,7 +244,9 @@ def run(
         seed_all(config.seed)
         encoder = open_encoder(config)
         dev,tests,teacher = dev_set(config), evaluation_data(config), _open_teacher(config, encoder)
+        opened = _open_lenses(config, encoder, lenses)
         inputs = _inputs(config, encoder, teacher, dev, tests) | _computation(encoder, options)
+        if opened: inputs |= encoder_inputs(opened.teacher, "lens teacher")
         tokens = _texts.setdefault((inputs["encoder tokenizer"], encoder.max_length), {})
         encoder.tokens = tokens                     # dev and test sets come again
         folder = folder_of_inputs(runs_folder(out)/config.run_name, inputs, again)
@@ -231,8 +257,8 @@ def run(
                 return say(path)
             with RunTime(folder, session) as time:
                 options = replace(options, keep_time=time.keep)
-                record = _make_record(config, encoder, loss, dev, tests, teacher, options,
-                                      folder, say)
+                record = _make_record(config, encoder, loss, dev, tests, (teacher,opened),
+                                      options, folder, say)
                 record |= {"inputs":key_of_inputs(inputs), "earlier":time.earlier}
                 start = {"name":config.encoder.name, "sha256":inputs["encoder weights"],
                          "pooler":encoder.pooler}
@@ -247,12 +273,16 @@ def run(
         return path
 
 # %% ../../nbs/train/01_run.ipynb #85993708
-def _make_record(config, encoder, loss, dev, tests, teacher, options, folder, say):
+def _make_record(config, encoder, loss, dev, tests, opened, options, folder, say):
     "Train and evaluate; what the record says of it"
     parts,data,training,last = None, [], {}, None
-    if config.train.steps != 0: parts = _prepare(config, encoder, teacher, options.progress)
+    if config.train.steps != 0: parts = _prepare(config, encoder, opened[0], options.progress)
     say(folder)
-    if parts: data,training,last = _train(config, encoder, loss, dev, parts, folder, options)
+    if parts:
+        probe,seen = _probe(config, encoder, loss, parts, opened[1])
+        options = replace(options, probe=probe)
+        data,training,last = _train(config, encoder, loss, dev, parts, folder, options)
+        data += seen
     result = _evaluate(config, encoder, tests, folder, options.progress)
     metrics = last_metrics = result.to_metrics()
     if last: last_metrics = _last_metrics(config, encoder, last, tests, folder, options.progress)
@@ -299,17 +329,23 @@ def _train(config, encoder, loss, dev, parts, folder, options):
     key = f"sts/{dev.name}/{dev.split}/all/spearman"
     corpus,ids,head,teacher = parts
     def select(): return {key: evaluate_sts(encoder, sets=(dev,), progress=False)[dev.name]}
-    probe,data = None, [corpus.describe(), dev.describe()]
-    if config.train.measure_every:
-        probe = geometry_probe(encoder, source=config.data.source, n=PROBED)
-        data.append(probe.data)
+    data = [corpus.describe(), dev.describe()]
     watch = train(encoder, head, loss, ids, config.train, select, folder, config.seed,
-                  replace(options, probe=probe, **teacher))
+                  replace(options, **teacher))
     encoder.save_pretrained(folder/"model")
     best,last = watch.best["step"], watch.trajectory[-1]["step"]
     selection = {"metric":key, "every":config.train.eval_every, "best_step":best}
     training = {"trajectory":watch.trajectory, "selection":selection}
     return data, training, None if best==last else watch.last_weights
+
+def _probe(config, encoder, loss, parts, lenses):
+    "What measures along the training, or None; and what it reads, as entries of a record's `data`"
+    if not config.train.measure_every: return None, []
+    geometry = geometry_probe(encoder, source=config.data.source, n=PROBED)
+    if lenses is None: return geometry, [geometry.data]
+    corpus,ids,head,teacher = parts
+    probe = lenses.watch(Watched(config, encoder, head, loss, corpus, ids, teacher), geometry)
+    return probe, probe.data
 
 # %% ../../nbs/train/01_run.ipynb #2bf133a0
 @contextmanager
@@ -374,6 +410,14 @@ def _teacher(config, encoder, teacher, corpus, progress):
     if config.teacher.name=="ppmi":
         return {"teacher":frozen_teacher(ppmi_vectors(encoder.tokenizer, corpus.sentences))}
     return {"teacher":frozen_teacher(teacher_vectors(teacher, corpus.sentences, progress=progress))}
+
+def _open_lenses(config, encoder, lenses):
+    "The lenses of a training that asks for them; they draw no random number of the training's"
+    if config.train.steps==0 or config.train.lens_teacher is None: return None
+    state = RandomState(encoder.device)
+    opened = lenses(config.train.lens_teacher)
+    state.restore()
+    return opened
 
 # %% ../../nbs/train/01_run.ipynb #2af79fa7
 def _device(config, processes):

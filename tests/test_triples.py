@@ -1,8 +1,21 @@
-"Hard negatives and triples in the losses"
+"Hard negatives in the losses, and triples in training: alone, in chunks, in processes, from a file"
+import multiprocessing
+from types import SimpleNamespace
 import pytest
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel as DDP
 from sfr_repro.core.checks import autograd_gradient, relative_error, unit
+from sfr_repro.core.config import load_experiment
 from sfr_repro.core.errors import UserError
+from sfr_repro.core.records import read_record
+from sfr_repro.data.mini_sts import load_mini_corpus
+from sfr_repro.encode.teachers import self_teacher
 from sfr_repro.losses.registry import LOSSES, make_loss
+from sfr_repro.train.distributed import Processes
+from sfr_repro.train.run import complete_setting, run
+from sfr_repro.train.views import TwoViews, cached_backward
 
 HARD = [name for name, spec in LOSSES.items() if spec.hard]
 
@@ -52,3 +65,99 @@ def test_a_weight_for_the_own_one_is_a_constant():
         make_loss('infonce', hard_negative_weight='a')
     with pytest.raises(UserError, match="mpt has no constant 'hard_negative_weight'"):
         make_loss('mpt', hard_negative_weight=1)
+
+B, T, WORDS, W = 8, 4, 30, 2
+
+class Small:
+    "In place of an encoder: words to vectors"
+    device = torch.device('cpu')
+    def __init__(self):
+        torch.manual_seed(0)
+        self.model = nn.ModuleDict(dict(words=nn.Embedding(WORDS, 12), top=nn.Linear(12, 6)))
+        self.model.double().config = SimpleNamespace(model_type='small')
+    def forward(self, ids, mask):
+        x = (self.model['words'](ids)*mask[..., None]).sum(1)/mask.sum(1, keepdim=True)
+        return self.model['top'](x).tanh()
+
+CASES = [('infonce', dict(hard_negative_weight=1.)), ('mat', {}), ('simulated_gradient', {}),
+         ('softcse_temperature', {})]
+
+def gradient(name, constants, chunk, tile=None, rank=None):
+    "Of the words and the map, by the trainer's own module"
+    ids = torch.randint(0, WORDS, (B, 3, T), generator=torch.Generator().manual_seed(1))
+    if rank is not None: ids = ids[rank*B//W:(rank+1)*B//W]
+    loss = make_loss(name, tile=tile, **constants)
+    processes = None if rank is None else Processes(rank, W)
+    online = self_teacher if loss.needs else None
+    module = TwoViews(Small(), nn.Identity(), loss, online, processes=processes, packed=False)
+    wrapped = module if rank is None else DDP(module)
+    batch = dict(input_ids=ids, attention_mask=torch.ones_like(ids))
+    if chunk: cached_backward(module, batch, chunk, wrapped=wrapped)
+    else: wrapped(**batch)['loss'].backward()
+    return torch.cat([p.grad.flatten() for p in module.model.parameters()])
+
+def process(rank, store, box):
+    dist.init_process_group('gloo', init_method=f'file://{store}', rank=rank, world_size=W)
+    torch.set_num_threads(1)
+    found = {(k, chunk): gradient(*case, chunk, rank=rank)
+             for k, case in enumerate(CASES) for chunk in (None, 3)}
+    if rank == 0: torch.save(found, box)
+    dist.barrier()
+    dist.destroy_process_group()
+
+def test_chunks_tiles_and_processes_have_the_gradient_of_the_whole_batch(tmp_path):
+    spawn = multiprocessing.get_context('spawn')
+    given = str(tmp_path/'store'), str(tmp_path/'found.pt')
+    workers = [spawn.Process(target=process, args=(r, *given)) for r in range(W)]
+    for w in workers: w.start()
+    for w in workers: w.join()
+    assert [w.exitcode for w in workers] == [0]*W
+    found = torch.load(given[1], weights_only=True)
+    for k, case in enumerate(CASES):
+        one = gradient(*case, None)
+        for other in (gradient(*case, 3), gradient(*case, 3, tile=3), found[k, None], found[k, 3]):
+            assert relative_error(other, one) < 1e-9, case
+    assert relative_error(gradient('infonce', {}, None), gradient(*CASES[0], None)) > .01
+
+TABLE = """preset = "smoke"
+[data]
+triples = "own.tsv"
+[loss]
+name = "infonce"
+tau = 0.2
+hard_negative_weight = 1
+[train]
+steps = 2
+eval_every = 1
+precision = "fp32"
+"""
+
+@pytest.fixture
+def experiment(tmp_path):
+    s = load_mini_corpus()[:60]
+    triples = zip(s[::3], s[1::3], s[2::3], strict=True)
+    rows = ['anchor\tpositive\tnegative', *map('\t'.join, triples)]
+    (tmp_path/'own.tsv').write_text('\n'.join(rows)+'\n')
+    (tmp_path/'supervised.toml').write_text(TABLE)
+    return tmp_path/'supervised.toml'
+
+def test_a_run_from_a_table(experiment, tmp_path):
+    record = read_record(run(load_experiment(experiment)[0], tmp_path/'runs', progress=False))
+    assert record.data[0].name == 'triples/own.tsv' and record.data[0].rows == 20
+    assert record.config['data'] == {'corpus': [], 'source': 'embedded', 'triples': 'own.tsv'}
+    assert record.config['loss']['constants'] == {'tau': .2, 'hard_negative_weight': 1.}
+    assert len(record.trajectory) == 3 and 'dissipation' in record.trajectory[1].metrics
+
+def test_what_triples_refuse(experiment):
+    def refused(why, *overrides):
+        with pytest.raises(UserError, match=why):
+            for c in load_experiment(experiment, overrides): complete_setting(c)
+    refused("loss.name is 'mhe' and data.triples is 'own.tsv'", 'loss.name=mhe')
+    refused('there is no file', 'data.triples=none.tsv')
+    refused('it must be a file that ends in .tsv or .csv', 'data.triples=own.txt')
+    refused('data.triples is not set: there are no hard negatives', 'data.corpus=["mini"]')
+    refused('with triples the teacher must be self', 'loss.name=softcse_weight',
+            'teacher.name=ppmi')
+    text = experiment.read_text().replace('[data]', '[data]\ncorpus = ["mini"]')
+    experiment.write_text(text)
+    refused('has corpus and triples: give one of them')

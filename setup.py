@@ -43,7 +43,7 @@ setuptools.setup(
     package_data={lib: ['assets/**/*']},
     install_requires=cfg['requirements'].split(),
     extras_require={k: cfg[f'{k}_requirements'].split()
-                    for k in ('dev', 'compare', 'mpnet', 'mteb')},
+                    for k in ('dev', 'compare', 'mpnet', 'mteb', 'sentence_transformers')},
     python_requires=f">={cfg['min_python']}",
     entry_points={'console_scripts': cfg['console_scripts'].split(),
                   'nbdev': [f'{lib}={lib}._modidx:d']},

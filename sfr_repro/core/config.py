@@ -77,7 +77,10 @@ class DataConfig:
     # by path, .txt or .txt.gz with a sentence a line; a relative path starts at the experiment
     # file, or where the command is given if the file is not there
     corpus:tuple[str,...] = ("wiki_2014",)
-    # How many, drawn with `sample_seed`; None: all
+    # In place of a corpus: a table of anchors, positives and hard negatives, .tsv or .csv; or
+    # "nli_for_simcse", from the hub
+    triples:str|None = None
+    # How many, of sentences or of triples, drawn with `sample_seed`; None: all
     sentences:Annotated[int, Field(ge=2)]|None = None
     # Of the sample; None: the run's seed
     sample_seed:Annotated[int, Field(ge=0, lt=2**32)]|None = None
@@ -229,6 +232,9 @@ def read_section(name, cls, given, where):
     if cls is LossConfig:
         how = {k:given.pop(k) for k in HOW if k in given}
         given = {"name":given.pop("name","infonce"), **how, "constants":given}
+    if cls is DataConfig and given.get("triples") is not None:
+        if given.setdefault("corpus", ()):
+            raise ConfigError(f"{where}: [data] has corpus and triples: give one of them")
     known = [f.name for f in fields(cls)]
     if unknown := sorted(set(given)-set(known)):
         why = f": it may have {', '.join(known)}"
@@ -245,6 +251,11 @@ def read_section(name, cls, given, where):
         raise ConfigError(f"{where}: [{name}] {key} is {given}: {allowed}") from None
 
 # %% ../../nbs/core/03_config.ipynb #7ef6c1b7
+def _replaced(data):
+    "What a section [data] takes the place of: a table of triples is no corpus"
+    if "triples" in data: return ("corpus","sentences")
+    return ("triples",) if "corpus" in data else ()
+
 def _merge(base, new):
     "`new` over `base`; another loss drops the constants of the first, not how it is computed"
     out = dict(base)
@@ -253,6 +264,7 @@ def _merge(base, new):
             before = out[k].get("name")
             another = k=="loss" and v.get("name", before) != before
             stays = [x for x in out[k] if x in HOW or not another]
+            if k=="data": stays = [x for x in stays if x not in _replaced(v)]
             out[k] = {x:out[k][x] for x in stays} | v
             if k=="train" and ("steps" in v) != ("epochs" in v):
                 out[k].pop("epochs" if "steps" in v else "steps", None)

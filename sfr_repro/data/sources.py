@@ -99,6 +99,7 @@ HUB = { # Name -> what the hub has under it
     "STS16": Hub("mteb/sts16-sts", "4d8694f8f0e0100860b497b999b3dbed754a0513"),
     "STS-B": Hub("mteb/stsbenchmark-sts", "b0fddb56ed78048fa8b90373c8a3cfc37b684831"),
     "SICK-R-all": Hub("mteb/sickr-sts", "20a6d6f312dd54037fe07a32d58e5e168867909d"),
+    "nli_for_simcse": Hub("princeton-nlp/datasets-for-simcse", "main", "nli_for_simcse.csv"),
     "wiki1m": Hub("princeton-nlp/datasets-for-simcse", "main", "wiki1m_for_simcse.txt"),
 }
 

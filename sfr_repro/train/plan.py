@@ -61,6 +61,9 @@ def plan_steps(
 )->int: # Optimiser steps
     "How many steps a setting takes"
     t = config.train
+    if config.data.triples is not None:
+        raise UserError(f"data.triples is {config.data.triples!r}: a plan counts two views of a "
+                        "sentence, and triples are not counted")
     if t.stop is not None: return t.stop
     if t.steps is not None: return t.steps
     if config.data.sentences is None:

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['NO_DROPOUT', 'ACTIVE', 'view_metrics', 'check_views', 'dissipation_metrics', 'dropout_seed', 'copy_weights', 'Watch',
-           'training_arguments', 'check_batch', 'check_warmup', 'TrainOptions', 'train']
+           'training_arguments', 'check_batch', 'check_warmup', 'is_triple', 'check_triples', 'TrainOptions', 'train']
 
 # %% ../../nbs/train/00_trainer.ipynb #a6e24249
 import json
@@ -246,8 +246,11 @@ class _Bar(TrainerCallback):
 def _collate(pad, with_rows, length=None):
     "Batches of ids and mask, all of one `length` where it is given; with `rows` for a teacher"
     def collate(items):
-        ids,mask = pad_ids([x["input_ids"] for x in items], pad)
-        if length:
+        texts = [x["input_ids"] for x in items]
+        triples = is_triple(texts[0])
+        ids,mask = pad_ids([t for row in texts for t in row] if triples else texts, pad)
+        if triples: ids,mask = (x.view(len(texts), -1, x.shape[1]) for x in (ids,mask))
+        if length and not triples:
             missing = 0, length-ids.shape[1]
             ids,mask = F.pad(ids, missing, value=pad), F.pad(mask, missing)
         batch = {"input_ids":ids, "attention_mask":mask}
@@ -304,6 +307,27 @@ def check_warmup(
         raise UserError(f"train.warmup is {train.warmup}: "
                         f"it must be at most the steps of the training, {steps}")
 
+# %% ../../nbs/train/00_trainer.ipynb #aae40bc2
+def is_triple(
+    row:list, # Token ids of a sentence, or three lists of them
+)->bool:
+    "Whether a row holds several sentences"
+    return isinstance(row[0], (list,tuple))
+
+def check_triples(
+    rows:list, # Of the corpus
+    loss:Loss|Callable, # What is trained
+    options, # `TrainOptions`
+):
+    "`UserError` when triples are given to a loss or a teacher that cannot use them"
+    if not is_triple(rows[0]): return
+    if isinstance(loss, Loss) and not loss.spec.hard:
+        raise UserError(f"loss.name is {loss.name!r}: it takes no hard negatives, "
+                        "and data.triples gives them")
+    if options.teacher is not None:
+        raise UserError("data.triples is given with a teacher of single sentences: "
+                        "with triples teacher.name must be self")
+
 # %% ../../nbs/train/00_trainer.ipynb #7c1e0a02
 @dataclass(frozen=True)
 class TrainOptions:
@@ -328,7 +352,7 @@ def train(
     encoder:SentenceEncoder, # Trained in place; ends with the weights of the best point
     head:nn.Module, # For training only
     loss:Loss|Callable, # By name, from the registry; or a function of two `(B, D)` views
-    token_ids:list[list[int]], # One list per sentence, special tokens included
+    token_ids:list, # A list of ids per sentence, special tokens included; three of them per triple
     config:TrainConfig, # Batch, steps, learning rate, ...
     select:Callable, # `select() -> dict of metrics` on held-out data; the first one chooses
     folder:str|Path, # Checkpoints and logs; a whole checkpoint there is resumed from
@@ -340,6 +364,7 @@ def train(
     check_choice("dropout", o.dropout, ("fast","torch"))
     check_batch(config.batch, len(token_ids))
     check_warmup(config, len(token_ids))
+    check_triples(token_ids, loss, o)
     if config.measure_every and not o.probe:
         raise UserError(f"train.measure_every is {config.measure_every}: there is no probe to "
                         "measure with")
@@ -351,6 +376,7 @@ def train(
                   measure_every=config.measure_every, processes=processes, keep_time=o.keep_time)
     watch.stop = config.stop
     replay = can_replay(model, config.chunk) if o.replay is None else o.replay
+    replay = replay and not is_triple(token_ids[0])
     longest = max(map(len, token_ids)) if replay else None
     collate = _collate(encoder.pad_id, o.teacher is not None, longest)
     items = [{"input_ids":x, "row":i} for i,x in enumerate(token_ids)]

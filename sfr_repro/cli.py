@@ -164,8 +164,7 @@ def run(
         chosen = f", the checkpoint chosen on {select}" if select else ""
         _say(f"{i}/{len(settings)} {config.run_name}{chosen}")
         path = run_one(config, out, again=again)
-        _end(record_line(read_record(path)))
-        _end(str(path))
+        if os.environ.get("RANK","0")=="0": _end(f"{record_line(read_record(path))}\n{path}")
 
 # %% ../nbs/cli.ipynb #2f15c52f
 @app.command()

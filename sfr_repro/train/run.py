@@ -56,6 +56,7 @@ from ..evaluate.sts import evaluate_sts
 from ..evaluate.tasks import evaluate_tasks, geometry_set, read_tasks
 from ..geometry.probe import geometry_probe, named_sentences
 from ..losses.registry import Loss, load_losses, make_loss
+from .cards import write_card
 from .checkpoints import clear_checkpoints
 from .distributed import check_share, join_processes
 from .trainer import TrainOptions, train
@@ -240,6 +241,7 @@ def run(
                     kind, config.experiment, session, sha256=config.sha256, seconds=time.seconds,
                     config=config.sections, id=config.id, seed=config.seed, encoder=start,
                     device=_device(config, processes), **record), path)
+                if kind == "train": write_card(folder/"model")
             _clear(folder)
         if processes: processes.tell(path)
         return path

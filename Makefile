@@ -114,13 +114,13 @@ check-notebooks: $(DEV)
 
 check-package: $(DEV)
 	$(SAY) "4/6 tests, with the data folder as found"
-	@$(BIN)/python -m pytest -q --tb=short --durations 5 tests --ignore tests/test_docs.py
+	@$(BIN)/python -m pytest -q --tb=short --durations 5 tests --ignore tests/test_docs.py --ignore tests/test_docs_browser.py
 
 check-offline: $(DEV)
 	$(SAY) "5/6 tests again, without data folder and network"
-	@SFR_DATA=none HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -q --tb=short -m "not once" tests --ignore tests/test_docs.py
+	@SFR_DATA=none HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -q --tb=short -m "not once" tests --ignore tests/test_docs.py --ignore tests/test_docs_browser.py
 
 check-docs: $(DEV)
-	$(SAY) "6/6 site: staged without warning, built, checked"
+	$(SAY) "6/6 site: staged without warning, built, checked, looked at by a browser where Chromium is installed"
 	@$(MAKE) --no-print-directory docs
-	@$(BIN)/python -m pytest -q --tb=short tests/test_docs.py
+	@$(BIN)/python -m pytest -q --tb=short -rsP tests/test_docs.py tests/test_docs_browser.py

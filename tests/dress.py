@@ -216,10 +216,19 @@ def set_tables(output):
         else: made.append({**output, 'text': text + '\n'})
     return made
 
+def only_imports(text):
+    "Whether a cell holds nothing but imports"
+    try: body = ast.parse(text).body
+    except SyntaxError: return False
+    return bool(body) and all(isinstance(x, (ast.Import, ast.ImportFrom)) for x in body)
+
 def dress_notebook(nb, sources):
-    "Signatures, reference and printed tables of a staged notebook"
+    "Signatures, reference and printed tables of a staged notebook; imports are folded"
     for cell in nb['cells']:
         if cell['cell_type']=='code':
+            text = ''.join(cell['source'])
+            if only_imports(text) and '#|' not in text:
+                cell['source'] = f'#| code-fold: true\n#| code-summary: "Imports"\n{text}'
             cell['outputs'] = [o for output in cell.get('outputs', []) for o in set_tables(output)]
     nb['cells'] = reference_last(nb['cells'], sources)
     return nb

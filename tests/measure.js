@@ -24,7 +24,9 @@ function (column) {
       const t = tag.querySelector('.mord.text') || tag, r = t.getBoundingClientRect();
       if (right > r.left - 6 && r.top < bottom && r.bottom > top) say('tag', name, right - r.left + 6);
     }
-    const over = Math.max(right - inner(e.parentElement).right, inner(e.parentElement).left - left, e.scrollWidth - e.clientWidth);
+    const over = Math.max(right - inner(e).right, inner(e).left - left, e.scrollWidth - e.clientWidth);
+    const small = parseFloat(getComputedStyle(e.querySelector('.katex')).fontSize);
+    if (small < 9) say('small', name, small);
     if (over > 1) say('equation', name, over);
   }
   if (column) {

@@ -15,7 +15,7 @@
     katex.style.fontSize = "";
     const bases = () => $$(":scope > .katex-html > .base", katex).map((b) => b.getBoundingClientRect());
     if (!bases().length) return;
-    const tag = katex.querySelector(":scope > .katex-html > .tag"), room = e.parentElement.clientWidth;
+    const tag = katex.querySelector(":scope > .katex-html > .tag"), room = e.clientWidth;
     const wide = span(bases());
     if (tag) {
       const letters = (tag.querySelector(".mord.text") || tag).getBoundingClientRect().width;

@@ -125,12 +125,13 @@ class Browser:
                   height=HEIGHT.get(width, 844), mobile=width < 600)
         self.run(READY)
 
-    def open(self, page, width=1400):
+    def open(self, page, width=1400, wait=True):
+        "Go to a page; without `wait`, where scripts are off, do not wait for fonts and formulas"
         self.errors.clear()
         self.send('Emulation.setDeviceMetricsOverride', width=width, deviceScaleFactor=1,
                   height=HEIGHT.get(width, 844), mobile=width < 600)
         self.send('Page.navigate', until='Page.loadEventFired', url=self.home + page)
-        self.run(READY)
+        if wait: self.run(READY)
 
     def measure(self):
         "The faults of the page as it is now: a list of `kind, what, px over`"

@@ -56,7 +56,7 @@ function (column) {
     const lines = e.getBoundingClientRect().height / parseFloat(getComputedStyle(e).lineHeight);
     if (lines > 4.5) say('label', e.textContent, lines);
   }
-  const page = document.documentElement.scrollWidth - innerWidth;
+  const page = document.documentElement.scrollWidth - document.documentElement.clientWidth;
   if (page > 1) say('page', document.title, page);
 
   // what a signature or a printed table should not show

@@ -28,12 +28,14 @@ pytestmark = [pytest.mark.once,
 def tab():
     with browser.Browser(DOCS) as b: yield b
 
-PLANTED = '''<!doctype html><html><head><link rel="icon" href="data:,"><style>
+PLANTED = '''<!doctype html><html><head>
+<meta name="viewport" content="width=device-width"><link rel="icon" href="data:,"><style>
 main{width:400px;margin:0;padding:0} .katex-display{position:relative;display:block;height:20px}
 .base{position:absolute;left:0;width:370px;height:20px} .tag{position:absolute;right:0;height:20px}
 </style></head><body><main>
-<div><span class="katex-display"><span class="katex-html"><span class="base">long</span>
-<span class="tag"><span class="mord text">(tag)</span></span></span></span></div>
+<div><span class="katex-display"><span class="katex"><span class="katex-html">
+<span class="base">long</span><span class="tag"><span class="mord text">(tag)</span></span>
+</span></span></span></div>
 <div><table style="width:900px"><tr><td>wide</td></tr></table></div>
 <pre class="raw">f(x) # [`g`](https://example.github.io/p.html)</pre>
 <div class="cell-output"><pre>| a | b |
@@ -73,7 +75,7 @@ def test_every_page(tab):
 
 def test_equations_are_set(tab):
     "The measure above would be content with a page whose formulas never rendered"
-    tab.open('losses/infonce.html')
+    tab.open('losses/softcse.html')
     assert tab.run('document.querySelectorAll("main .katex-display .tag").length') >= 5
 
 # ---------------------------------------------------------------- finding one's way
@@ -125,9 +127,9 @@ def test_page_tools(tab):
 
 def configurations(n, seed=0):
     "Losses, repairs, constants and points, all drawn"
-    from sfr_repro.losses.explorer import LABELS, repairs, sliders
+    from sfr_repro.losses.explorer import EXPLORED, repairs, sliders
     r = random.Random(seed)
-    kinds = [(name, list(o)) for name in LABELS for o in repairs(name)]
+    kinds = [(name, list(o)) for name in EXPLORED for o in repairs(name)]
     for i in range(n):
         name, repair = kinds[i % len(kinds)]
         k = {}
@@ -187,13 +189,15 @@ def test_the_explorer_by_keyboard_pointer_and_without_script(tab):
         moved = tab.run(at)
         assert moved != before
         assert tab.run('document.querySelector(".ex-words").textContent') != words
-        x, y, wide = tab.run('(() => { const e = document.querySelector(".ex-point .ex-dot"),'
-            ' r = e.getBoundingClientRect(); e.scrollIntoView({block: "center"});'
-            ' const q = e.getBoundingClientRect();'
-            ' return [q.x + q.width/2, q.y + q.height/2, r.width]; })()')
-        for kind, dx in (('mousePressed', 0), ('mouseMoved', 60), ('mouseReleased', 60)):
-            tab.send('Input.dispatchMouseEvent', type=kind, x=x+dx, y=y, button='left',
-                     clickCount=1, buttons=1)
+        dot = 'document.querySelector(".ex-point .ex-dot")'
+        tab.run(f'{dot}.scrollIntoView({{block: "center", behavior: "instant"}})')
+        tab.run(browser.READY)
+        x, y = tab.run(f'(() => {{ const r = {dot}.getBoundingClientRect();'
+                       ' return [r.x + r.width/2, r.y + r.height/2]; })()')
+        drag = ('mouseMoved', 0), ('mousePressed', 0), ('mouseMoved', 30), ('mouseReleased', 60)
+        for n, (kind, dx) in enumerate(drag):
+            tab.send('Input.dispatchMouseEvent', type=kind, x=x+dx, y=y, clickCount=1,
+                     button='left' if n else 'none', buttons=int(n > 0))
         assert tab.run(at) != moved
         for e in tab.run('[...document.querySelectorAll(".explorer input, .explorer select")]'
                          '.map(e => e.getAttribute("aria-label") || e.parentElement.innerText)'):
@@ -204,7 +208,7 @@ def test_the_explorer_by_keyboard_pointer_and_without_script(tab):
         assert not small and not tab.errors, (small, tab.errors)
     tab.send('Emulation.setScriptExecutionDisabled', value=True)
     try:
-        tab.open('losses/explorer.html')
+        tab.open('losses/explorer.html', wait=False)
         doc = tab.send('DOM.getDocument')['root']['nodeId']
         figure = tab.send('DOM.querySelector', nodeId=doc, selector='.explorer img[alt]')['nodeId']
         assert figure and tab.send('DOM.getBoxModel', nodeId=figure)['model']['width'] > 300

@@ -314,7 +314,7 @@ function makeExplorer(root, data) {
     .map(([kind, text]) => make("span", {}, make("i", {class: `ex-key ex-${kind}`}), text)));
   root.replaceChildren(
     make("div", {class: "ex-top"}, make("div", {role: "radiogroup", "aria-label": "Where the points lie"}, radio("circle", false), radio("sphere", true)),
-      make("div", {class: "ex-scenes", role: "group", "aria-label": "Start from"}, ...Object.keys(SCENES).map(scene), random), view),
+      make("div", {class: "ex-scenes", role: "group", "aria-label": "Scenes"}, ...Object.keys(SCENES).map(scene), random), view),
     legend, make("div", {class: "ex-panels"}, ...state.panels.map(makePanel)));
   panelViews.forEach((v) => defaults(v.panel));
   panelViews.forEach(refresh);

@@ -33,7 +33,7 @@ PIP  = $(BIN)/python -I -m pip --disable-pip-version-check
 SAY  = @printf '\n== %s\n'
 ONE  = OMP_NUM_THREADS=1
 # Two files of tests at a time, one thread each; the site is looked at when it is built
-BY_TWO = $(ONE) $(BIN)/python -m pytest -q --tb=short -n 2 --dist loadfile tests --ignore tests/test_docs.py
+BY_TWO = $(ONE) $(BIN)/python -m pytest -q --tb=short -n 2 --dist loadfile tests --ignore tests/test_docs.py --ignore tests/test_docs_browser.py
 SPEEDS = tests/test_performance.py
 FRESH_HASHES = PYTHONHASHSEED=0 MPLBACKEND=agg
 
@@ -133,6 +133,6 @@ check-offline: $(DEV)
 	@SFR_DATA=none HF_HUB_OFFLINE=1 $(BY_TWO) -m "not once"
 
 check-docs: $(DEV)
-	$(SAY) "6/6 site: staged without warning, built, checked"
+	$(SAY) "6/6 site: staged without warning, built, checked, looked at by a browser where Chromium is installed"
 	@$(MAKE) --no-print-directory docs
-	@$(BIN)/python -m pytest -q --tb=short tests/test_docs.py
+	@$(BIN)/python -m pytest -q --tb=short -rsP tests/test_docs.py tests/test_docs_browser.py

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['reproduce', 'run', 'evaluate', 'analyse', 'compare_runs', 'push', 'plan', 'pretrain', 'presets', 'losses', 'mpnet',
-           'add', 'supersede', 'list_records', 'main']
+           'simulate', 'add', 'supersede', 'list_records', 'main']
 
 # %% ../nbs/cli.ipynb #a6da122c
 import os
@@ -114,14 +114,19 @@ def reproduce(
 ):
     "Check the InfoNCE gradient, train, evaluate before and after, and show the table."
     from sfr_repro.core.config import load_experiment
-    before, = load_experiment(preset, ("seeds=[0]", "train.steps=0"))
-    training, = load_experiment(preset, ("seeds=[0]",))
+    settings = load_experiment(preset, ("seeds=[0]", "train.steps=0"))
+    settings += load_experiment(preset, ("seeds=[0]",))
+    if len(settings) > 2:
+        raise UserError(f"preset is {preset!r}: it has more than one setting, so `run` is for it")
+    before,training = settings[0], settings[-1]
     import matplotlib
     matplotlib.use("Agg")
     from sfr_repro.core.records import read_record
     from sfr_repro.data.sources import resolve
     from sfr_repro.results.reproduction import check_infonce, show_result, training_words
+    from sfr_repro.train.check import check_settings
     from sfr_repro.train.run import run
+    check_settings(settings)
     for what in ("sts","corpus"):
         _say(f"data, {what}: {resolve(before.data.source, what)}")
     _say("1/4 the gradient of InfoNCE: by hand, by autograd, by finite differences")
@@ -133,7 +138,8 @@ def reproduce(
     paths.append(run(training, out))
     _say("4/4 table, figure and page")
     records = [read_record(p) for p in paths]
-    show_result(records, [check], paths[0].parent.parent/f"reproduce-{preset}", _end)
+    show_result(records, [check], paths[0].parent.parent/f"reproduce-{Path(preset).stem}", _end)
+
 
 # %% ../nbs/cli.ipynb #83278e46
 @app.command()
@@ -156,15 +162,20 @@ def run(
     from sfr_repro.core.records import read_record
     from sfr_repro.evaluate.headlines import record_line
     from sfr_repro.results.reproduction import settings_text
-    from sfr_repro.train.run import check_settings, run as run_one
+    from sfr_repro.train.check import check_settings
+    from sfr_repro.train.run import run as run_one
     check_settings(settings)
     if check: return _end(settings_text(settings))
+    lenses = None
+    if any(c.train.lens_teacher for c in settings):
+        from sfr_repro.analysis.bridge import open_lenses as lenses
     for i,config in enumerate(settings, 1):
         select = config.train.select
         chosen = f", the checkpoint chosen on {select}" if select else ""
         _say(f"{i}/{len(settings)} {config.run_name}{chosen}")
-        path = run_one(config, out, again=again)
+        path = run_one(config, out, again=again, lenses=lenses)
         if os.environ.get("RANK","0")=="0": _end(f"{record_line(read_record(path))}\n{path}")
+
 
 # %% ../nbs/cli.ipynb #2f15c52f
 @app.command()
@@ -365,15 +376,29 @@ def mpnet():
     from sfr_repro.encode.mpnet import mpnet_folder
     _say(str(mpnet_folder()))
 
+# %% ../nbs/cli.ipynb #f2dfbf12
+@app.command()
+def simulate(
+    seed:Annotated[int, typer.Option(help="Of the draws.")]=0,
+    out:Out=None,
+):
+    "Paper A's maps over all angles, at full size, as a record."
+    from sfr_repro.analysis.simulation import record_simulation
+    record,folder = record_simulation(seed, out)
+    for key,value in record.metrics.items(): _say(f"{value:.3f} {key}")
+    _say(str(folder))
+
 # %% ../nbs/cli.ipynb #c56a3cd5
 @records_app.command()
 def add(
     paths:Annotated[list[Path], typer.Argument(help="record.json of finished runs.")],
 ):
     "Check records and copy them to nbs/records/runs, where the tables read them."
+    from sfr_repro.core.folders import kept_records
     from sfr_repro.core.records import add_record
     from sfr_repro.results.report import records_folder
-    for p in paths: _say(add_record(p, records_folder()).name)
+    with kept_records(records_folder()):
+        for p in paths: _say(add_record(p, records_folder()).name)
 
 # %% ../nbs/cli.ipynb #a7c30821
 @records_app.command()
@@ -384,8 +409,10 @@ def supersede(
                      typer.Option(help="Since which commit. Default: the one checked out.")]=None,
 ):
     "Take records out of the tables, on record in superseded.csv."
+    from sfr_repro.core.folders import kept_records
     from sfr_repro.core.records import supersede as move
-    for p in paths: _say(move(p, why, commit).name)
+    for p in paths:
+        with kept_records(p.parent): _say(move(p, why, commit).name)
 
 # %% ../nbs/cli.ipynb #e4755f63
 @records_app.command("list")
@@ -411,7 +438,9 @@ def list_records(
 
 # %% ../nbs/cli.ipynb #1ad23d9a
 def _fail(message, status=2):
-    "One sentence on standard error, its beginning red on a terminal, and the end"
+    "One sentence on standard error, on a line of its own where a bar is open, and the end"
+    bars = getattr(sys.modules.get("tqdm"), "tqdm", None)
+    for bar in list(getattr(bars, "_instances", ())): bar.close()
     colours = sys.stderr.isatty() and not os.environ.get("NO_COLOR")
     name = typer.style("sfr-repro:", fg="red", bold=True)
     typer.echo(f"{name if colours else 'sfr-repro:'} {message}", err=True)
@@ -436,14 +465,13 @@ def main():
         command = shlex.join(["sfr-repro", *sys.argv[1:]])
         _fail("stopped; what was whole is kept, and the same command goes on from "
               f"there: {command}", e.exit_status)
-    except OSError as e:
-        from sfr_repro.core.folders import disk_fault
-        if not (why := disk_fault(e)): raise
-        _fail(why)
     except UserError as e:
         # the first of several processes speaks; its end ends the rest
         if os.environ.get("RANK","0") != "0": time.sleep(20)
         _fail(e)
     except Exception as e:
+        from sfr_repro.core.folders import disk_fault
+        if why := disk_fault(e): _fail(why)
         if not hasattr(e, "format_message"): raise          # ours: it keeps its traceback
         _usage_fault(e)
+

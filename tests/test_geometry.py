@@ -182,7 +182,7 @@ def test_public_model_on_the_papers_sentences(data_folder):
 def test_order_chunks_and_batches_do_not_matter(tiny, reading, monkeypatch):
     texts = CORPUS[:150]
     plain = measure_geometry(tiny, texts, reading=reading)
-    def one_by_one(lengths, budget): return [[i] for i in range(len(lengths))]
+    def one_by_one(lengths, budget, same=False): return [[i] for i in range(len(lengths))]
     monkeypatch.setattr(measure, "like_length", one_by_one)
     chunks = measure.token_chunks
     monkeypatch.setattr(measure, "token_chunks", lambda *a: chunks(*a, size=7))

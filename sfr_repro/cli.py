@@ -11,11 +11,28 @@ import os
 import shlex
 import sys
 import time
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Optional
 import typer
 from . import __version__
+from sfr_repro.core.arguments import (
+    Again,
+    Against,
+    Experiment,
+    Format,
+    Model,
+    Out,
+    Pooler,
+    Precision,
+    Preset,
+    Quiet,
+    Sentences,
+    Set,
+    Sets,
+    Tasks,
+    complete_from,
+    is_quiet,
+)
 from .core.errors import UserError, check_choice
 from .core.progress import progress_mode
 from .core.stopping import Stopped, stop_at_once
@@ -29,11 +46,6 @@ records_app = typer.Typer(help="Keep and list the records of runs.", no_args_is_
                           rich_markup_mode=None)
 app.add_typer(records_app, name="records")
 
-def _starting(*names):
-    "What completes a word"
-    def complete(incomplete:str): return [n for n in names if n.startswith(incomplete)]
-    return complete
-
 def _print_version(value:bool):
     if value:
         typer.echo(f"sfr-repro {__version__}")
@@ -45,55 +57,11 @@ def _options(
                                          help="Show the version, and end.")]=False,
 ): pass
 
-_quiet = [False]
-
-@contextmanager
-def _silence():
-    _quiet[0] = True
-    try: yield
-    finally: _quiet[0] = False
-
-def _be_quiet(context:typer.Context, value:bool):
-    if value:
-        context.with_resource(progress_mode("off"))
-        context.with_resource(_silence())
-    return value
-
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", callback=_be_quiet,
-    help="Say nothing on the way: no progress, only the result.")]
-
-Out = Annotated[Optional[Path], typer.Option(help="Where runs go. Default: SFR_RUNS, or runs/.")]
-Again = Annotated[bool, typer.Option("--again",
-    help="Where a folder was made from other inputs, keep both.")]
-Set = Annotated[Optional[list[str]], typer.Option("--set", metavar="KEY=VALUE",
-    help="Change one value, such as loss.tau=0.1. May be given several times.")]
-Preset = Annotated[str, typer.Option(
-    help="Size: smoke (seconds), embedded (minutes, two cores), paper (GPU).")]
-Experiment = Annotated[str, typer.Argument(help="A TOML file, or the name of a preset.",
-    autocompletion=_starting("smoke", "embedded", "paper"))]
-Model = Annotated[str, typer.Argument(autocompletion=_starting("sfr-mini"),
-    help="sfr-mini, a folder, or a name on the Hugging Face hub.")]
-Pooler = Annotated[Optional[str], typer.Option(
-    help="cls, mean, max, first_last, embedding_last. Default: as saved.")]
-Tasks = Annotated[Optional[str], typer.Option(
-    help="all, or of sts,transfer,retrieval,geometry, with commas. "
-         "Default: those of --sets, or sts.")]
-Sets = Annotated[Optional[list[str]], typer.Option(
-    help="TASK=A,B: these sets instead of all; a name, a .tsv, a folder by its path. "
-         "May be repeated.")]
-Precision = Annotated[str, typer.Option(
-    help="fp32, bf16, or auto: as saved, and by the device where nothing is said.")]
-Against = Annotated[Optional[str], typer.Option(
-    help="The model it is held against, such as the one it was trained from.")]
-Format = Annotated[str, typer.Option(help="table, csv, markdown, latex or json.",
-    autocompletion=_starting("table", "csv", "markdown", "latex", "json"))]
-Sentences = Annotated[Optional[Path], typer.Option(
-    help="A text file, one sentence a line. Default: STS-B test, or the project's own pairs.")]
 
 # %% ../nbs/cli.ipynb #12cbecef
 def _say(text):
     "What is told on the way"
-    if not _quiet[0]: _end(text)
+    if not is_quiet(): _end(text)
 
 def _end(text, format=""):
     "What a command ends with; of several processes, the first speaks"
@@ -102,7 +70,7 @@ def _end(text, format=""):
 FOR_PROGRAMS = ("csv","json") # Formats that have standard output to themselves
 
 def _show(words, table, format):
-    if not _quiet[0]: _end(words, format)
+    if not is_quiet(): _end(words, format)
     typer.echo(table)
 
 # %% ../nbs/cli.ipynb #cbb957e7
@@ -310,7 +278,7 @@ def push(
 def plan(
     experiment:Experiment,
     device:Annotated[str, typer.Option(help="h100, a100, rtx4090 or cpu2.",
-        autocompletion=_starting("h100", "a100", "rtx4090", "cpu2"))]="h100",
+        autocompletion=complete_from("h100", "a100", "rtx4090", "cpu2"))]="h100",
     devices:Annotated[int, typer.Option(
         help="How many of them share each batch; what they send is counted.")]=1,
     change:Set=None,

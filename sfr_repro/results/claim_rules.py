@@ -8,7 +8,7 @@ __all__ = ['Setting', 'SCORES', 'CLAIM_MEASURES', 'SETTING_KEYS', 'SHORT', 'RATE
            'fall_values', 'setting_of', 'setting_name', 'config_value', 'wanted_value', 'has_values', 'runs_of',
            'check_same_inputs', 'all_runs', 'trains', 'claim_differences', 'side_means', 'smallest_values',
            'read_claims', 'readings_of', 'read_claim', 'single_pairs', 'check_claim', 'judge_claim', 'claims_table',
-           'single_claims', 'holds_in_family', 'family_table']
+           'single_claims']
 
 # %% ../../nbs/results/09_claim_rules.ipynb #8e4d8d95
 import itertools
@@ -27,7 +27,7 @@ from ..data.transfer import TRANSFER_SETS
 from .bridge import BRIDGE
 from .published_geometry import REPRODUCED
 from .report import records_folder
-from .verdict import NotRun, check_kind, expected_false, holm, judge
+from .verdict import NotRun, check_kind, judge
 
 # %% ../../nbs/results/09_claim_rules.ipynb #dc20abdf
 Setting = str|dict[str,str|float|list[str]]
@@ -447,27 +447,3 @@ def single_claims(
         own = {"id":f"{claim.id}/{names}", "higher":(a,), "lower":(b,), "singles":()}
         singles.append(claim.model_copy(update=own))
     return singles
-
-# %% ../../nbs/results/09_claim_rules.ipynb #0c9dc4bb
-def holds_in_family(
-    table:pd.DataFrame, # Of `claims_table`
-)->pd.Series: # True for a verdict that Holm's correction within its family leaves standing
-    "Which verdicts hold together"
-    holds = pd.Series(False, table.index)
-    for _,t in table[table.p.notna() & (table.state != "exploratory")].groupby("family"):
-        holds[t.index] = holm(t.p.tolist())
-    return holds & table.state.isin(("supported","contradicted"))
-
-# %% ../../nbs/results/09_claim_rules.ipynb #e252938d
-def family_table(
-    table:pd.DataFrame, # Of `claims_table`: all claims, or the singles of some
-)->pd.DataFrame: # Columns: family, claims, judged, decided, by chance, hold
-    "How many false verdicts chance gives each family, and how many hold by Holm"
-    rows,holds = [], holds_in_family(table)
-    for family,t in table.groupby("family", sort=False):
-        judged = int((t.p.notna() & (t.state != "exploratory")).sum())
-        if not judged: continue
-        decided = int(t.state.isin(("supported","contradicted")).sum())
-        chance = round(expected_false(judged), 2)
-        rows.append((family, len(t), judged, decided, chance, int(holds[t.index].sum())))
-    return pd.DataFrame(rows, columns=["family","claims","judged","decided","by chance","hold"])

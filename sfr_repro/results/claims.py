@@ -13,9 +13,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
-from .claim_rules import holds_in_family
 from .report import records_folder
-from .verdict import STATES
+from .verdict import STATES, holds_in_family
 
 # %% ../../nbs/results/08_claims.ipynb #8bb3a8bc
 def number_text(

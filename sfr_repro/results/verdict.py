@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['VERDICT_KINDS', 'STATES', 'paired_differences', 'Interval', 'two_sided_p', 'paired_interval', 'check_differences',
-           'verdict', 'NotRun', 'check_kind', 'verdict_p', 'judge', 'expected_false', 'holm', 'family_sentence']
+           'verdict', 'NotRun', 'check_kind', 'verdict_p', 'judge', 'expected_false', 'holm', 'family_sentence',
+           'holds_in_family', 'family_table']
 
 # %% ../../nbs/results/07_verdict.ipynb #965ed47a
 import math
@@ -12,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 import numpy as np
+import pandas as pd
 from scipy.special import stdtr, stdtrit
 
 # %% ../../nbs/results/07_verdict.ipynb #c5ed7bb6
@@ -197,3 +199,27 @@ def family_sentence(
     if not outside: found = "None has p < .05."
     return (f"{m} intervals are one family: chance alone would decide up to {chance} of them. "
         f"{found}")
+
+# %% ../../nbs/results/07_verdict.ipynb #70a60ca6
+def holds_in_family(
+    table:pd.DataFrame, # Columns: p, state, family
+)->pd.Series: # True for a verdict that Holm's correction within its family leaves standing
+    "Which verdicts hold together"
+    holds = pd.Series(False, table.index)
+    for _,t in table[table.p.notna() & (table.state != "exploratory")].groupby("family"):
+        holds[t.index] = holm(t.p.tolist())
+    return holds & table.state.isin(("supported","contradicted"))
+
+# %% ../../nbs/results/07_verdict.ipynb #99eb9bf7
+def family_table(
+    table:pd.DataFrame, # Columns: p, state, family
+)->pd.DataFrame: # Columns: family, claims, judged, decided, by chance, hold
+    "How many false verdicts chance gives each family, and how many hold by Holm"
+    rows,holds = [], holds_in_family(table)
+    for family,t in table.groupby("family", sort=False):
+        judged = int((t.p.notna() & (t.state != "exploratory")).sum())
+        if not judged: continue
+        decided = int(t.state.isin(("supported","contradicted")).sum())
+        chance = round(expected_false(judged), 2)
+        rows.append((family, len(t), judged, decided, chance, int(holds[t.index].sum())))
+    return pd.DataFrame(rows, columns=["family","claims","judged","decided","by chance","hold"])

@@ -13,13 +13,15 @@ from ..core.config import RunConfig
 from ..core.errors import UserError
 from ..core.folders import RunError
 from ..data.corpus import check_stand_in, is_file_name
+from ..data.own_files import corpus_names
 from ..data.sources import resolve
+from ..data.triples import NLI, corpus_of
+from ..encode.encoder import SentenceEncoder
 from ..geometry.probe import named_sentences
 from sfr_repro.train.run import (
     PROBED,
     check_length,
     complete_setting,
-    corpus_of,
     dev_set,
     evaluation_data,
     open_encoder,
@@ -41,8 +43,10 @@ def _is_drop(name, value):
     return number and (name=="p" or "drop" in name) and value > 0
 
 def _sentences(config):
-    "How many sentences a corpus has; None for the hub's, which would have to be fetched"
-    names = config.data.corpus
+    "How many sentences or triples a setting has; None for the hub's, which would be fetched"
+    if config.data.triples is not None:
+        return None if config.data.triples == NLI else len(corpus_of(config))
+    names = corpus_names(config)
     if all(map(is_file_name, names)): return len(corpus_of(config))
     source = resolve(config.data.source, "corpus")
     if source.kind != "hub": return len(corpus_of(config))
@@ -50,6 +54,8 @@ def _sentences(config):
     return None
 
 def _probe_set(config): return named_sentences(None, config.data.source, PROBED)
+
+def _lens_teacher(config): return SentenceEncoder.from_pretrained(config.train.lens_teacher)
 
 # %% ../../nbs/train/11_check.ipynb #f25c8790
 def _check_reading(config, known):
@@ -61,7 +67,7 @@ def _check_reading(config, known):
     longest,drops = once(_encoder_facts, e.name, e.pooler, e.dropout, e.freeze_embeddings)
     check_length(e, longest)
     once(evaluation_data, source, config.evaluate)
-    once(dev_set, source, config.evaluate.rendering)
+    once(dev_set, source, config.evaluate.rendering, t.select, config.folder)
     if t.steps == 0: return
     if not drops: raise RunError(NO_DROPOUT)
     sentences = once(_sentences, config.data)
@@ -70,6 +76,7 @@ def _check_reading(config, known):
         check_warmup(t, sentences)
     if t.measure_every: once(_probe_set, source)
     once(teacher_encoder, config.teacher)
+    if t.lens_teacher: once(_lens_teacher, t.lens_teacher)
 
 # %% ../../nbs/train/11_check.ipynb #49a0ebf1
 def check_settings(

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['run_folder', 'complete_setting', 'check_hard_negatives', 'check_length', 'open_encoder', 'teacher_encoder',
-           'corpus_of', 'token_ids', 'EvaluationData', 'evaluation_data', 'Watched', 'check_lenses', 'run']
+           'token_ids', 'EvaluationData', 'evaluation_data', 'Watched', 'check_lenses', 'run']
 
 # %% ../../nbs/train/01_run.ipynb #79d23dba
 import os
@@ -12,7 +12,6 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from pathlib import Path
 from ..core.checks import RandomState, seed_all
 from ..core.config import EncoderConfig, RunConfig
@@ -37,11 +36,10 @@ from sfr_repro.core.folders import (
 )
 from ..core.provenance import file_sha256, metric_inputs
 from ..core.records import Session, new_record, runs_folder
-from ..data.corpus import Corpus, corpus_files, is_file_name, load_corpus
-from ..data.own_files import corpus_names, dev_set
-from ..data.sources import resolve
+from ..data.corpus import Corpus
+from ..data.own_files import dev_set
 from ..data.sts import load_sts, sts_sets
-from ..data.triples import Triples, load_triples, triples_file
+from ..data.triples import Triples, corpus_of, triples_file
 from ..encode.cache import clear_cache, encoder_inputs, tokenizer_text
 from sfr_repro.encode.encoder import (
     SentenceEncoder,
@@ -158,27 +156,6 @@ def teacher_encoder(
     t = config.teacher
     if t.name in (None,"self","ppmi"): return None
     return SentenceEncoder.from_pretrained(t.name, pooler=t.pooler).to(best_device())
-
-# %% ../../nbs/train/01_run.ipynb #7d3fa9c2
-def corpus_of(
-    config:RunConfig, # Its `data` section and its seed
-)->Corpus|Triples:
-    "The training sentences of a setting, or its triples"
-    d = config.data
-    seed = config.seed if d.sample_seed is None else d.sample_seed
-    if d.triples is not None:
-        return load_triples(d.triples, d.sentences, seed=seed, source=d.source,
-                            folder=config.folder)
-    names = corpus_names(config)
-    found = None if all(map(is_file_name, names)) else resolve(d.source, "corpus")
-    files = corpus_files(names, found) if found is None or found.kind=="folder" else []
-    stamps = tuple((str(p), p.stat().st_size, p.stat().st_mtime_ns) for p in files if p.exists())
-    return _shared_corpus(names, d.sentences, seed, d.source, stamps)
-
-@lru_cache(maxsize=2)
-def _shared_corpus(names, sentences, seed, source, stamps):
-    "`stamps` says which files these are; a changed file is another corpus"
-    return load_corpus(names, sentences, seed=seed, source=source)
 
 # %% ../../nbs/train/01_run.ipynb #7d3fa9c4
 def token_ids(

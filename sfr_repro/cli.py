@@ -7,6 +7,7 @@ __all__ = ['training_words', 'check_infonce', 'show_result', 'reproduce', 'setti
            'pretrain', 'presets', 'losses', 'mpnet', 'simulate', 'add', 'supersede', 'list_records', 'main']
 
 # %% ../nbs/cli.ipynb #a6da122c
+import atexit
 import os
 import shlex
 import sys
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import Annotated, Optional
 import typer
 from .core.errors import UserError
-from .core.stopping import Stopped, stop_at_once
+from .core.stopping import Stopped, ignore_signals, stop_at_once
 
 # %% ../nbs/cli.ipynb #88dd08b9
 app = typer.Typer(
@@ -320,6 +321,7 @@ def list_records():
 # %% ../nbs/cli.ipynb #1ad23d9a
 def main():
     "The entry point `sfr-repro`"
+    atexit.register(ignore_signals)
     try:
         with stop_at_once(): app()
     except Stopped as e:

@@ -199,10 +199,8 @@ def test_signals_at_any_moment(tmp_path):
         time.sleep(.2+whole[words]*.6*draw.random())
         process.send_signal(number)
         said = process.communicate(timeout=300)[1]
-        # while the interpreter ends, with the record written, Python's own rule holds again
-        ended = [-number] if list(tmp_path.glob(f'out{k}/*/record.json')) and not said else []
-        assert process.returncode in (0, 128+number, *ended), (words, said)
-        if process.returncode > 0:
+        assert process.returncode in (0, 128+number), (words, said)
+        if process.returncode:
             assert 'Traceback' not in said, said
             assert 'goes on from there: sfr-repro '+words[0] in said
         seen.append(process.returncode)

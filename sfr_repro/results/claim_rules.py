@@ -69,6 +69,7 @@ class Claim(BaseModel):
         return f"{self.claim.rstrip('.')} ({self.reading})" if self.reading else self.claim
     @property
     def unit(self)->str: # Of the differences
+        if self.values: return self.values[0].rpartition("/")[2].replace("_", " ")
         if self.kind in ("proved","reproduced","order"): return ""
         if self.measure != "geometry": return "points" if self.measure else ""
         if self.geometry.relative: return "%"

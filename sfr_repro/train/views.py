@@ -23,7 +23,7 @@ class TwoViews(nn.Module):
     def __init__(self,
         encoder:SentenceEncoder, # Its model is trained
         head:nn.Module, # `(n, D)` -> `(n, D)`, for training only
-        loss:Loss|Callable, # Of two `(B, D)` views with unit rows; a function may be any
+        loss:Loss|Callable, # Of two `(B, D)` views with unit rows; a plain function serves too
         # `online(h, h_pos) -> dict of tensors` for the loss, made from the views themselves
         online:Callable|None=None,
         *,

@@ -4,10 +4,14 @@
 
 VENV   ?= .venv
 PYTHON ?= python3
+TAG    ?=
 PRESET ?=
 NB     ?=
 ONLY   ?=
 MINUTES ?= 9
+LAB_ARGS ?=
+# JupyterLab refuses root, which is who one is in most containers
+AS_ROOT = $(if $(filter 0,$(shell id -u)),--allow-root)
 
 BIN := $(VENV)/bin
 # The Python that `make gpu` uses: this environment's where it is built, else the machine's own
@@ -17,6 +21,7 @@ TORCH := $(shell grep -m1 '^torch==' constraints.txt)
 
 # This folder's package comes first, whatever the environment has installed
 export PYTHONPATH := $(CURDIR)$(if $(PYTHONPATH),:$(PYTHONPATH))
+export TAG
 
 # Set-up stamps: .run is what `make reproduce` needs, .dev adds what writing, testing and publishing need
 ifeq ($(origin VENV),file)
@@ -28,16 +33,16 @@ PIP  = $(BIN)/python -I -m pip --disable-pip-version-check
 SAY  = @printf '\n== %s\n'
 ONE  = OMP_NUM_THREADS=1
 # Two files of tests at a time, one thread each; the site is looked at when it is built
-BY_TWO = $(ONE) $(BIN)/python -m pytest -q --tb=short -n 2 --dist loadfile tests --ignore tests/test_docs.py
+BY_TWO = $(ONE) $(BIN)/python -m pytest -q --tb=short -n 2 --dist loadfile tests --ignore tests/test_docs.py --ignore tests/test_docs_browser.py
 SPEEDS = tests/test_performance.py
 FRESH_HASHES = PYTHONHASHSEED=0 MPLBACKEND=agg
 
 .DEFAULT_GOAL := help
-.PHONY: help reproduce test docs lab bench gpu gpu-data export refresh readme hooks pins clean distclean \
-        check-tree check-names check-notebooks check-package check-offline check-docs
+.PHONY: help reproduce test docs lab bench gpu gpu-data export refresh readme hooks pins \
+        release-check clean distclean check-tree check-names check-notebooks check-package check-offline check-docs
 
 help: ## list these commands
-	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1|\2/p' Makefile | while IFS='|' read -r c t; do printf '%-15s %s\n' "$$c" "$$t"; done
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1|\2/p' Makefile | while IFS='|' read -r c t; do printf '%-19s %s\n' "$$c" "$$t"; done
 
 reproduce: $(RUN) ## the main result: train, evaluate, table, figure, report (PRESET=smoke for seconds)
 	@$(BIN)/sfr-repro reproduce $(if $(PRESET),--preset $(PRESET))
@@ -49,8 +54,8 @@ test: $(DEV) ## everything CI checks: notebooks, package, tests with and without
 docs: $(DEV) ## the site in _docs/, with Quarto where it is installed, else with smalldocs
 	@$(ONE) $(BIN)/python tests/make_docs.py
 
-lab: $(DEV) ## read and write the notebooks in JupyterLab (`make hooks` once, to save them clean)
-	@$(BIN)/jupyter lab nbs
+lab: $(DEV) ## read and write the notebooks in JupyterLab (LAB_ARGS='--port 9000 --no-browser'; `make hooks` once)
+	@$(BIN)/jupyter lab $(AS_ROOT) $(LAB_ARGS) nbs
 
 bench: $(DEV) ## every speed as a ratio, on a quiet machine, one record a part in runs/bench (ONLY=step for one)
 	@$(BIN)/python tests/bench.py $(if $(ONLY),--only $(ONLY))
@@ -73,8 +78,11 @@ readme: $(DEV) ## README.md from nbs/index.ipynb
 hooks: $(DEV) ## once a clone: notebooks are cleaned on save (in ~/.jupyter) and merged cell by cell (in .git)
 	@$(BIN)/nbdev_install_hooks
 
-pins: $(DEV) ## constraints.txt from what is installed now; run it after `make test` has passed
+pins: $(DEV) ## constraints.txt from what is installed now; it says what that changes, and how to raise versions
 	@$(BIN)/python tests/make_pins.py
+
+release-check: ## all that a release needs short of publishing: build, twine, the wheel in a fresh environment (TAG=... also checks a tag)
+	@$(PYTHON) tests/release_check.py
 
 clean: ## remove what was built; .venv and runs/ stay
 	@rm -rf _proc _docs build dist *.egg-info .pytest_cache nbs/nbdev.yml nbs/.last_checked
@@ -125,6 +133,6 @@ check-offline: $(DEV)
 	@SFR_DATA=none HF_HUB_OFFLINE=1 $(BY_TWO) -m "not once"
 
 check-docs: $(DEV)
-	$(SAY) "6/6 site: staged without warning, built, checked"
+	$(SAY) "6/6 site: staged without warning, built, checked, looked at by a browser where Chromium is installed"
 	@$(MAKE) --no-print-directory docs
-	@$(BIN)/python -m pytest -q --tb=short tests/test_docs.py
+	@$(BIN)/python -m pytest -q --tb=short -rsP tests/test_docs.py tests/test_docs_browser.py

@@ -3,6 +3,7 @@
 stage  nbdev runs the exported cells of every notebook for their API tables and writes the pages'
        sources to _proc/
 build  Quarto where `quarto` is on the PATH, else smalldocs; both read the one _quarto.yml
+dress  signatures, tables, style and page tools, by dress.py
 home   KaTeX of the version in settings.ini comes from npm into the site, and nothing a page loads
        lies elsewhere
 A warning of any of them stops the build, and _docs/ is replaced only by a site that is whole.
@@ -17,6 +18,7 @@ import sys
 import tarfile
 import tempfile
 from pathlib import Path
+from dress import dress_site, dress_stage
 
 ROOT = Path(__file__).resolve().parents[1]
 CDN = r'https?://[^"\'\s>]*/katex@[^/"\']+/dist/'           # where both builders point
@@ -59,6 +61,7 @@ def stage():
         shutil.copytree(ROOT/'nbs', nbs, ignore=shutil.ignore_patterns('.*', '__pycache__'))
         for notebook in nbs.rglob('*.ipynb'): part_title(notebook)
         run('nbdev', [sys.executable, '-c', STAGE, str(nbs)])
+    dress_stage(ROOT/'_proc')
     return ROOT/'_proc'
 
 def plain_names(proc):
@@ -163,6 +166,7 @@ def main():
     site, builder = build(stage())
     home = katex()
     bring_home(site, home)
+    dress_site(site, setting)
     docs = ROOT/setting('doc_path')
     shutil.rmtree(docs, ignore_errors=True)
     site.rename(docs)

@@ -1,4 +1,7 @@
-"Write constraints.txt: what is installed here and has passed the tests. `make pins` runs it."
+"""Write constraints.txt: what is installed here and has passed the tests. `make pins` runs it.
+
+It prints each pin that it changes, and how newer versions are tried.
+"""
 import re
 import subprocess
 import sys
@@ -20,4 +23,27 @@ def pins():
         sys.exit(f'make: cannot pin {lost[0]!r}, which is not installed from an index by version')
     return HEAD + ''.join(f'{n}=={v}\n' for n, v in sorted(named, key=lambda o: o[0].lower()))
 
-if __name__ == '__main__': (ROOT/'constraints.txt').write_text(pins(), encoding='utf-8')
+def versions(text):
+    "Package -> version, of the text of constraints.txt"
+    return dict(o.split('==') for o in text.splitlines() if '==' in o and not o.startswith('#'))
+
+def changes(before, after):
+    "One line for each pin that differs between two texts"
+    old, new = versions(before), versions(after)
+    names = sorted(old | new, key=str.lower)
+    return [f'{k}: {old.get(k, "none")} -> {new.get(k, "none")}' for k in names
+            if old.get(k) != new.get(k)]
+
+HOW = """To try newer versions: raise a line of constraints.txt, or remove one (not torch's);
+`make distclean test` installs and tests them; `make pins` writes down what passed. torch is
+installed first, at its own line: where that finds no CPU build, Linux gets 3 GB of CUDA."""
+
+def main():
+    path = ROOT/'constraints.txt'
+    before, after = path.read_text(encoding='utf-8'), pins()
+    path.write_text(after, encoding='utf-8')
+    print(f'constraints.txt: {len(versions(after))} pins, of what is installed in {sys.prefix}')
+    print('\n'.join(changes(before, after)) or 'no pin changes')
+    print(HOW)
+
+if __name__ == '__main__': main()

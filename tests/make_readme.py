@@ -2,9 +2,11 @@
 
 As on the site, cells marked `#| hide`, `#| export` or `#| default_exp` are left out,
 `#| echo: false` hides the code and `#| output: false` the output. Tables come as Markdown. The
-index's one picture becomes the file PICTURE, which the README shows with its caption.
+index's one picture becomes the file PICTURE, which the README shows with its caption. Where
+settings.ini has an address of this project, a line opens the notebooks in Binder and Colab.
 """
 import base64
+import configparser
 import re
 from pathlib import Path
 
@@ -70,6 +72,22 @@ def picture():
     if len(pngs) != 1: raise SystemExit(f'index.ipynb has {len(pngs)} pictures: it must have one')
     return base64.b64decode(pngs[0])
 
+def address():
+    "Where settings.ini says that the project lies, and its branch"
+    found = configparser.ConfigParser(delimiters=['='])
+    found.read(ROOT/'settings.ini', encoding='utf-8')
+    return found['DEFAULT']['git_url'], found['DEFAULT']['branch']
+
+def elsewhere(git_url, branch):
+    "A line with links to Binder and Colab; empty without an address on GitHub that is no example"
+    found = re.fullmatch(r'https://github\.com/((?!example/)[\w.-]+/[\w.-]+?)/?', git_url)
+    if not found: return ''
+    page = 'nbs/losses/00_infonce.ipynb'
+    binder = f'https://mybinder.org/v2/gh/{found[1]}/{branch}?urlpath=lab/tree/{page}'
+    colab = f'https://colab.research.google.com/github/{found[1]}/blob/{branch}/{page}'
+    return (f'Without installing anything: [in Binder]({binder}), or [in Colab]({colab}) with '
+            f'`%pip install git+{found[0]}` in a first cell.\n\n')
+
 def readme():
     "The text of README.md"
     import nbformat
@@ -82,6 +100,7 @@ def readme():
     exporter.exclude_input_prompt = exporter.exclude_output_prompt = True
     text, _ = exporter.from_notebook_node(nb)
     text = re.sub(r'[ \t]+$', '', at_root(text), flags=re.M)
+    text = text.replace('## As a library\n', elsewhere(*address()) + '## As a library\n', 1)
     return HEAD + re.sub(r'\n{3,}', '\n\n', text).strip() + '\n'
 
 if __name__ == '__main__':

@@ -96,11 +96,11 @@ def models(tmp_path_factory):
     tokenizer = SentenceEncoder.from_pretrained('sfr-mini').tokenizer
     small = BertConfig(vocab_size=len(tokenizer), hidden_size=16, num_hidden_layers=1,
                        num_attention_heads=2, intermediate_size=32, max_position_embeddings=64)
-    for seed, name in enumerate(('tiny', 'a/model', 'b/model')):
+    for seed, name in enumerate(('tiny', 'a/model', 'b/model', 'a/x/model', 'b/x/model')):
         torch.manual_seed(seed)
         SentenceEncoder(BertModel(small, add_pooling_layer=False).eval(),
                         tokenizer).save_pretrained(to/name)
-    for name in ('a/x/model', 'b/x/model', 't5'): (to/name).mkdir(parents=True)
+    (to/'t5').mkdir()
     (to/'t5/config.json').write_text('{"model_type": "t5"}')
     (to/'t5/model.safetensors').write_text('')
     (to/'one.txt').write_text('Only this one.\n'); (to/'a_file').write_text('')
@@ -125,7 +125,8 @@ def test_two_tiny_models_are_analysed(models, tmp_path):
     r = sfr('analyse', models/'b/model', '--against', models/'a/model', '--sentences',
             models/'texts.txt', '--out', tmp_path/'runs', cwd=tmp_path)
     assert r.returncode == 0 and 'Traceback' not in r.stderr, r.stderr
-    page = Path(r.stdout.strip())
+    page = Path(r.stdout.splitlines()[-1])
+    assert 'anisotropy' in r.stdout and 'data: given' in r.stdout, r.stdout
     assert page.is_file() and 'b/model against a/model' in page.read_text(encoding='utf-8')
     assert sorted(p.name for p in page.parent.iterdir()) == ['.lock', 'inputs.json',
         'layers.png', 'record.json', 'report.html', 'sentences.png', 'tokens.png']

@@ -238,19 +238,20 @@ def test_progress_is_shown_when_asked_for(tiny, tmp_path, monkeypatch):
     from sfr_repro.geometry import measure
     asked = []
     def noted(bar):
-        def show(*args, **options):
-            asked.append((options["desc"], options["disable"]))
-            return bar(*args, **options)
+        def show(total, what, *args, **options):
+            asked.append((what, options["show"]))
+            return bar(total, what, *args, **options)
         return show
-    for module in (measure, encoder): monkeypatch.setattr(module, "tqdm", noted(module.tqdm))
+    for module in (measure, encoder):
+        monkeypatch.setattr(module, "Progress", noted(module.Progress))
     for progress in (True, False):
         analyse(tiny/"new", sentences=load_mini_corpus()[:80], out=tmp_path, progress=progress)
     bars = ("geometry", "geometry", "encode")
-    assert asked == [(name, disable) for disable in (None, True) for name in bars]
+    assert asked == [(name, show) for show in (True, False) for name in bars]
 
 def test_results_open_no_model():
     "What draws is a function of records: it has no name of what opens, encodes or trains"
-    from sfr_repro.results import isotropy, learning_dynamics
+    from sfr_repro.results import geometry_claims, isotropy, learning_dynamics, spurious
     opens = {"SentenceEncoder", "measure_geometry", "analyse_record", "record_geometry", "torch"}
-    for module in (isotropy, learning_dynamics):
+    for module in (isotropy, learning_dynamics, spurious, geometry_claims):
         assert not opens & set(vars(module)), module.__name__

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from sfr_repro.encode.encoder import POOLERS, SentenceEncoder, weights_sha256
-from sfr_repro.encode.loading import EncoderError
+from sfr_repro.encode.names import EncoderError
 
 SENTENCES = ['A dog runs over the field.', 'Interest rates fell.',
              'The third sentence of this little list is a good deal longer than the others.',

@@ -31,7 +31,7 @@ from sfr_repro.core.records import read_record
 from sfr_repro.data.corpus import load_corpus
 from sfr_repro.encode.cache import model_key
 from sfr_repro.encode.encoder import SentenceEncoder, tokenize, weights_sha256
-from sfr_repro.encode.loading import EncoderError
+from sfr_repro.encode.names import EncoderError
 from sfr_repro.encode.weights import left_over
 from sfr_repro.train.run import run
 

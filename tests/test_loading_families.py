@@ -12,7 +12,7 @@ from sfr_repro.encode.families import (
     padding_effect,
     position_limit,
 )
-from sfr_repro.encode.loading import EncoderError
+from sfr_repro.encode.names import EncoderError
 
 pytestmark = pytest.mark.once
 

@@ -15,7 +15,7 @@ from sfr_repro.core.config import TrainConfig, load_experiment
 from sfr_repro.core.errors import UserError
 from sfr_repro.core.records import read_record, read_records
 from sfr_repro.encode.encoder import SentenceEncoder, best_device, make_head, tokenize
-from sfr_repro.encode.loading import YARDSTICK
+from sfr_repro.encode.names import YARDSTICK
 from sfr_repro.encode.packed import FastDropout, forward_packed
 from sfr_repro.losses.registry import make_loss
 from sfr_repro.train.cost import encoder_shape, forward_flops, step_flops
@@ -100,8 +100,8 @@ def test_sentences_of_the_evaluation(data_folder):
     from sfr_repro.data.retrieval import load_retrieval
     from sfr_repro.data.sts import STS_SETS, load_sts
     from sfr_repro.data.transfer import TRANSFER_SETS, load_transfer
+    from sfr_repro.evaluate.options import TASKS
     from sfr_repro.evaluate.sts import distinct_sentences
-    from sfr_repro.evaluate.tasks import TASKS
     from sfr_repro.geometry.probe import named_sentences
     tokenizer = SentenceEncoder.from_pretrained(YARDSTICK).tokenizer
     searched = map(load_retrieval, ('cranfield', 'cisi', 'quora_dup', 'trecqa'))

@@ -191,6 +191,29 @@ def test_one_value_can_be_changed_and_is_checked(change, says):
     with pytest.raises(P.UserError, match=says): pretrain_config('smoke', (change,))
     assert pretrain_config('smoke', ('pretrain.clip=0',)).clip == 0
 
+RIGHT = ({'clip': 0.}, {'threads': 256}, {'window': 100}, {'heldout_every': 2},
+         {'pieces': 64, 'positions': 64})
+
+@pytest.mark.parametrize('change', RIGHT, ids=str)
+def test_values_at_the_edge_of_what_is_allowed_train(tmp_path, change):
+    config = replace(SMOKE, schedule=((0, 0.), (1, 1.), (2, 0.)), eval_every=1, **change)
+    r = read_record(P.pretrain(config, tmp_path, progress=False))
+    assert [p.step for p in r.trajectory] == [0, 1, 2]
+    first, _, last = (p.metrics[P.HELDOUT] for p in r.trajectory)
+    assert last != first, 'clip = 0 is off, as elsewhere, and freezes nothing'
+
+@pytest.mark.parametrize('change, says', [
+    ({'heldout_every': 10**9}, 'none of .* is held out'),
+    ({'init_std': 1e300}, 'step 0: the held-out loss became'),
+    ({'lr': 1e30}, 'became (nan|inf): try a lower lr'),
+    ({'weight_decay': 1e30}, 'became (nan|inf): try a lower lr'),
+    ({'vocab': 60000}, 'vocab is 60000'),
+    ({'pieces': 2**20}, 'gives no such batch')])
+def test_values_that_the_text_or_the_numbers_refuse(tmp_path, change, says):
+    config = replace(SMOKE, schedule=((0, 0.), (1, 1.), (4, 0.)), eval_every=1, **change)
+    with pytest.raises(P.UserError, match=says): P.pretrain(config, tmp_path, progress=False)
+    assert not list(tmp_path.glob('*/record.json'))
+
 def test_the_command_takes_set(tmp_path):
     done = subprocess.run([sys.executable, '-c', 'from sfr_repro.cli import main; main()',
                            'pretrain', 'smoke', '--set', 'pretrain.clip=-1', '--out',

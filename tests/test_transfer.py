@@ -1,5 +1,6 @@
 "Labelled sentences and the classifier on frozen vectors: made-up sets, and the real ones if there"
 import csv
+import warnings
 import zlib
 import numpy as np
 import pytest
@@ -252,22 +253,51 @@ def test_bad_vectors_are_refused(kind):
     with pytest.raises(ValueError) as e: evaluate_transfer(encoder, sets=toy())
     assert said in str(e.value) and "\n" not in str(e.value)
 
-@pytest.mark.parametrize("n, part", ((11,"all"), (9,"train")))
-def test_a_class_too_rare_for_the_folds_is_refused_before_anything_is_encoded(n, part):
+@pytest.mark.parametrize("n, part, needs", ((2,"all",3), (1,"train",2)))
+def test_two_classes_too_rare_for_the_folds_are_refused_before_anything_is_encoded(n, part, needs):
     rows = [(f"row {i}", part, "rare" if i < n else "often", f"w{i}") for i in range(60)]
     rows += [("row 99","test","often","w")] if part=="train" else []
     with pytest.raises(DataError,
-                       match=f"row 0 has the label 'rare', which few has {n} times in split "
-                             f"'{part}'"):
+                       match=f"row {n} has the label 'often', which few has {60-n} times in split "
+                             f"'{part}', and the next one {n} times: .* and another {needs}"):
         evaluate_transfer(None, sets=transfer_set("few", rows))
 
-def test_no_fold_has_one_class_only():
-    "The rarest class that is let through stands in every training part, of ten times ten folds"
-    y = np.array([0]*12+[1]*100)
-    for train,_ in StratifiedKFold(10, shuffle=True, random_state=SEED).split(y, y):
-        for inner,test in StratifiedKFold(10, shuffle=True, random_state=SEED).split(train,
-                                                                                     y[train]):
-            assert len(set(y[train][inner])) == 2 and len(set(y[train][test])) == 2
+@pytest.mark.parametrize("rarest", (3,4,12))
+def test_no_fold_has_one_class_only(rarest):
+    "The second class that is let through is in every training part, of ten times ten folds"
+    y = np.array([0]*rarest+[1]*100)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        for train,_ in StratifiedKFold(10, shuffle=True, random_state=SEED).split(y, y):
+            for inner,test in StratifiedKFold(10, shuffle=True, random_state=SEED).split(train,
+                                                                                         y[train]):
+                assert len(set(y[train][inner])) == 2
+                if rarest == 12: assert len(set(y[train][test])) == 2
+
+def plainly(x, y):
+    "The accuracy of each outer fold, with a new classifier for each part and C"
+    def fit(x, y, C): return LogisticRegression(solver="newton-cholesky", tol=1e-6, C=C,
+                                                max_iter=1000).fit(x, y)
+    def folds(x, y): return StratifiedKFold(10, shuffle=True, random_state=SEED).split(x, y)
+    found = []
+    for train,test in folds(x, y):
+        X,Y = x[train], y[train]
+        scores = [np.mean([fit(X[a], Y[a], C).score(X[b], Y[b]) for a,b in folds(X, Y)]).round(4)
+                  for C in CS["all"]]
+        found.append(fit(X, Y, CS["all"][int(np.argmax(scores))]).score(x[test], y[test]))
+    return np.mean(found)
+
+def test_a_class_of_four_is_scored_as_plain_folds_score_it():
+    labels = ["a"]*20+["b"]*20+["c"]*4
+    data = transfer_set("few", [(f"row {i}", "all", y, f"{y} {i}") for i,y in enumerate(labels)])
+    x = np.random.default_rng(0).normal(size=(44,3))+data.labels[:,None]
+    with pytest.warns(UserWarning, match=r"folds lack a label that is rare.*'c' \(4\)"):
+        found = score_transfer(data, x)
+    order = senteval_order(data, data.rows("all"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        want = plainly(x[order], data.labels[order])
+    assert abs(found.accuracy-want) < .03 and found.accuracy > .5
 
 def test_constant_vectors_score_the_commonest_class():
     data = toy(n=100)

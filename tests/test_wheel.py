@@ -1,4 +1,7 @@
 "The wheel, as a user gets it: built from the repo, installed in a fresh environment, run there."
+import email
+import email.policy
+import re
 import shutil
 import subprocess
 import sys
@@ -51,8 +54,35 @@ def test_wheel_holds_the_package_and_its_assets(wheel, settings):
     assert {o.split('/')[0] for o in names} == {'sfr_repro', meta}
     text = zipfile.ZipFile(wheel).read(f'{meta}/METADATA').decode()
     for req in settings['requirements'].split(): assert f'Requires-Dist: {req}' in text
+
+def metadata(wheel):
+    "What the package index shows, and the long description"
+    archive = zipfile.ZipFile(wheel)
+    name, = (o for o in archive.namelist() if o.endswith('.dist-info/METADATA'))
+    return email.message_from_bytes(archive.read(name), policy=email.policy.default)
+
+def test_long_description_is_the_readme_with_links_that_lead_out(wheel, settings):
+    text = metadata(wheel).get_payload(decode=True).decode()
+    shown = text.strip()
     readme = (ROOT/'README.md').read_text(encoding='utf-8').strip()
-    assert readme in text.replace('\r\n', '\n'), 'long_description is not the README'
+    git, branch = settings['git_url'], settings['branch']
+    for place in ('blob', 'raw'): shown = shown.replace(f'({git}/{place}/{branch}/', '(')
+    assert shown == readme
+    links = re.findall(r'\]\(([^)\s]+)\)', text)
+    assert len(links) > 50 and all(re.match('https?:', o) for o in links), 'a link leads nowhere'
+    assert f'{git}/raw/{branch}/nbs/records/index.png' in links
+
+def test_the_index_is_told_what_this_is(wheel, settings):
+    said = metadata(wheel)
+    kinds = said.get_all('Classifier')
+    tested = settings['tested_python'].split()
+    assert tested[0] == settings['min_python'] and said['Requires-Python'] == f'>={tested[0]}'
+    for v in tested: assert f'Programming Language :: Python :: {v}' in kinds
+    assert 'Development Status :: 3 - Alpha' in kinds
+    assert said['License-Expression'] == 'Apache-2.0'
+    urls = dict(o.split(', ') for o in said.get_all('Project-URL'))
+    assert urls['Source'] == settings['git_url'] and urls['Changelog'].endswith('/CHANGELOG.md')
+    assert urls['Documentation'] == settings['doc_host'] + settings['doc_baseurl']
 
 def test_the_fresh_package_is_the_one_that_runs(installed, tmp_path):
     code = 'import sfr_repro; print(sfr_repro.__file__)'

@@ -97,8 +97,8 @@ COLUMNS = ("weights","id","seed",*FACTORS,"step","place","measure","value") # Of
 # %% ../../nbs/analysis/02_dynamics.ipynb #051188f3
 def with_leads(
     table:pd.DataFrame, # As `trajectories` has it so far
-)->pd.DataFrame: # With `intra_lead` and `semantic_lead` at the last layer
-    "Add the two differences that claims ask for"
+)->pd.DataFrame: # With `intra_lead`, `semantic_lead` and `self_similarity_<kind>` at the last layer
+    "Add the differences and sums that claims ask for"
     run,name = list(COLUMNS[:-3]), "intra_similarity_adjusted"
     def wide(rows, by): return rows.pivot(index=run, columns=by, values="value")
     last = wide(table[table.place=="last"], "measure")
@@ -110,6 +110,8 @@ def with_leads(
         leads["intra_lead"] = last[name]-below.max(axis=1)
     kinds = [f"self_similarity_adjusted_{k}" for k in ("semantic","functional")]
     if set(kinds) <= set(last): leads["semantic_lead"] = last[kinds[0]]-last[kinds[1]]
+    if {*kinds,"anisotropy"} <= set(last):
+        leads |= {k.replace("adjusted_", ""):last[k]+last["anisotropy"] for k in kinds}
     more = [v.dropna().rename("value").reset_index().assign(place="last", measure=k)
             for k,v in leads.items()]
     return pd.concat([table, *(m[list(COLUMNS)] for m in more)], ignore_index=True)

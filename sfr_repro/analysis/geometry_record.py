@@ -13,7 +13,13 @@ from urllib.parse import quote
 import numpy as np
 from ..core.config import setting_id
 from ..core.errors import UserError
-from ..core.folders import folder_of_inputs, keep_measurement, key_of_inputs
+from sfr_repro.core.folders import (
+    check_writable,
+    folder_of_inputs,
+    keep_measurement,
+    key_of_inputs,
+)
+from ..core.provenance import metric_inputs
 from sfr_repro.core.records import (
     Record,
     Session,
@@ -126,7 +132,8 @@ def measured_record(
     "The record of an encoder measured on sentences"
     config = {"encoder":{"name":name,"pooler":encoder.pooler}, "evaluate":evaluated,
               "data":{"sentences":data["name"],"sha256":data["sha256"]}}
-    inputs = encoder_inputs(encoder) | {f"sentences {data['name']}":data["sha256"]}
+    inputs = encoder_inputs(encoder) | metric_inputs()
+    inputs[f"sentences {data['name']}"] = data["sha256"]
     device = encoder.device.type
     record = new_record("analyse", experiment, session,
         config=config, id=setting_id(config), seed=seed, data=[data], metrics=metrics,
@@ -182,6 +189,7 @@ def record_geometry(
     progress:bool=True, # Show bars when this takes a while
 )->list[tuple[Record,Path]]: # Of `model`, then of `against`: the record and its folder
     "Measure one model, or two, and keep a record of each"
+    check_writable(runs_folder(out))
     models = [m for m in (model, against) if m is not None]
     options = dict(source=source, pooler=pooler, truncate=truncate, progress=progress)
     measured = [analyse_record(m, sentences, named=named, **options)

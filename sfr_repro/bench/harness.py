@@ -22,7 +22,7 @@ from ..data.corpus import Corpus, load_corpus
 from ..data.mini_sts import load_mini_corpus
 from ..data.sources import resolve
 from ..encode.encoder import SentenceEncoder, tokenize
-from ..encode.loading import YARDSTICK
+from ..encode.names import YARDSTICK
 from ..losses.tiled import TILED
 
 # %% ../../nbs/bench/00_harness.ipynb #622cff09
@@ -73,7 +73,8 @@ def busy_share(
     stat = Path("/proc/stat")
     if not stat.exists(): return float("nan")
     def spent(): # In all, and idle or waiting for disks
-        counts = list(map(int, stat.read_text().split("\n",1)[0].split()[1:9]))
+        first = stat.read_text(encoding="utf-8").split("\n",1)[0]
+        counts = list(map(int, first.split()[1:9]))
         return sum(counts), counts[3]+counts[4]
     all_before,idle_before = spent()
     time.sleep(seconds)

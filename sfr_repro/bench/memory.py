@@ -94,7 +94,7 @@ def fits_in_memory(
 )->bool: # Whether a pass stays well inside the free memory
     "About six float32 matrices of `batch` x `batch` for a method that makes them"
     if method in ("tiled","cached"): return True
-    meminfo = Path("/proc/meminfo").read_text()
+    meminfo = Path("/proc/meminfo").read_text(encoding="utf-8")
     free = int(re.search(r"MemAvailable:\s+(\d+)", meminfo)[1])*1024
     return 6*4*batch**2 < .7*free
 

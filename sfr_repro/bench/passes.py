@@ -62,13 +62,13 @@ def loss_pass(
 # %% ../../nbs/bench/01_passes.ipynb #018c0773
 def _high_water():
     "The largest memory this process has had since the mark was set back, in MiB"
-    status = Path("/proc/self/status").read_text()
+    status = Path("/proc/self/status").read_text(encoding="utf-8")
     return int(re.search(r"VmHWM:\s+(\d+)", status)[1])/1024
 
 def _answer(one_pass, batch, passes):
     "Seconds a pass, MiB above the inputs, and the value"
     a,b = random_views(batch)
-    Path("/proc/self/clear_refs").write_text("5")
+    Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
     before,start = _high_water(), time.perf_counter()
     for _ in range(passes):
         a.grad = b.grad = None

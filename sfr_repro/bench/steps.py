@@ -29,7 +29,8 @@ from sfr_repro.bench.harness import (
 )
 from ..core.config import TrainConfig
 from ..encode.encoder import SentenceEncoder, make_head, tokenize
-from ..encode.loading import model_folder, quiet_loading
+from ..encode.loading import quiet_loading
+from ..encode.names import model_folder
 from ..encode.teachers import frozen_teacher
 from ..geometry.probe import geometry_probe
 from ..losses.registry import make_loss

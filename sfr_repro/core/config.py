@@ -73,9 +73,14 @@ class TeacherConfig:
 @dataclass(frozen=True, config=STRICT)
 class DataConfig:
     "Sentences to train on"
-    # Names of the data folder's corpora; the hub and embedded sources have one each
+    # Names of the data folder's corpora (the hub and embedded sources have one each), or text files
+    # by path, .txt or .txt.gz with a sentence a line; a relative path starts at the experiment
+    # file, or where the command is given if the file is not there
     corpus:tuple[str,...] = ("wiki_2014",)
-    # How many, drawn with `sample_seed`; None: all
+    # In place of a corpus: a table of anchors, positives and hard negatives, .tsv or .csv; or
+    # "nli_for_simcse", from the hub
+    triples:str|None = None
+    # How many, of sentences or of triples, drawn with `sample_seed`; None: all
     sentences:Annotated[int, Field(ge=2)]|None = None
     # Of the sample; None: the run's seed
     sample_seed:Annotated[int, Field(ge=0, lt=2**32)]|None = None
@@ -102,9 +107,17 @@ class TrainConfig:
     clip:Annotated[float, Field(ge=0, allow_inf_nan=False)] = 1.
     # auto: bf16 where the device has the instructions
     precision:Literal["auto","fp32","bf16"] = "auto"
-    eval_every:Count = 25 # Steps between looks at STS-B dev; the best is kept
+    eval_every:Count = 25 # Steps between looks at the dev set; the best is kept
     # Steps between measurements of the encoder's geometry; None: none
     measure_every:Count|None = None
+    # The set that chooses the checkpoint: a table of score and two sentences by its path (.tsv,
+    # its rows of the split dev if it has splits; relative as for `corpus`), or the name of a set
+    # that has a split dev; None: STS-B's, or the project's own pairs where there is nothing else
+    select:Annotated[str, Field(min_length=1)]|None = None
+    # Whose similarities the three lenses of `analysis.bridge` sort negatives by: an encoder's name
+    # or folder; None: `measure_every` reads the geometry alone
+    lens_teacher:str|None = None
+
 
 # %% ../../nbs/core/03_config.ipynb #35a4da9a
 @dataclass(frozen=True, config=STRICT)
@@ -176,6 +189,12 @@ class RunConfig:
         "The reader's file of losses"
         return Path(self.folder)/self.loss.module if self.loss.module is not None else None
 
+    def place(self, name:str)->str: # Beside the experiment file if it is there, else as given
+        "Where a file lies that the setting names"
+        path = Path(name).expanduser()
+        beside = Path(self.folder)/path
+        return str(beside if beside.is_file() else path)
+
 # %% ../../nbs/core/03_config.ipynb #6dd8416d
 SMOKE_SIZE = {
     "seeds":(0,),
@@ -213,6 +232,9 @@ def read_section(name, cls, given, where):
     if cls is LossConfig:
         how = {k:given.pop(k) for k in HOW if k in given}
         given = {"name":given.pop("name","infonce"), **how, "constants":given}
+    if cls is DataConfig and given.get("triples") is not None:
+        if given.setdefault("corpus", ()):
+            raise ConfigError(f"{where}: [data] has corpus and triples: give one of them")
     known = [f.name for f in fields(cls)]
     if unknown := sorted(set(given)-set(known)):
         why = f": it may have {', '.join(known)}"
@@ -224,10 +246,16 @@ def read_section(name, cls, given, where):
     except ValidationError as e:
         first = e.errors()[0]
         key,msg = ".".join(map(str, first["loc"][:1])), first["msg"].removeprefix("Value error, ")
-        allowed = msg[0].lower()+msg[1:]
-        raise ConfigError(f"{where}: [{name}] {key} is {first['input']!r}: {allowed}") from None
+        allowed,given = msg[0].lower()+msg[1:], repr(first["input"])
+        if len(given) > 200: given = given[:200]+"..."
+        raise ConfigError(f"{where}: [{name}] {key} is {given}: {allowed}") from None
 
 # %% ../../nbs/core/03_config.ipynb #7ef6c1b7
+def _replaced(data):
+    "What a section [data] takes the place of: a table of triples is no corpus"
+    if "triples" in data: return ("corpus","sentences")
+    return ("triples",) if "corpus" in data else ()
+
 def _merge(base, new):
     "`new` over `base`; another loss drops the constants of the first, not how it is computed"
     out = dict(base)
@@ -236,6 +264,7 @@ def _merge(base, new):
             before = out[k].get("name")
             another = k=="loss" and v.get("name", before) != before
             stays = [x for x in out[k] if x in HOW or not another]
+            if k=="data": stays = [x for x in stays if x not in _replaced(v)]
             out[k] = {x:out[k][x] for x in stays} | v
             if k=="train" and ("steps" in v) != ("epochs" in v):
                 out[k].pop("epochs" if "steps" in v else "steps", None)
@@ -293,15 +322,28 @@ def _read(path, presets):
         raise ConfigError(f"{path} is neither an experiment file nor a preset: "
                           f"the presets are {', '.join(presets)}")
     data = path.read_bytes()
-    try: raw = with_tuples(tomllib.loads(data.decode()))
+    try: raw = with_tuples(tomllib.loads(data.decode("utf-8-sig")))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as e:
         raise ConfigError(f"{path}: not TOML: {e}") from None
+    except (ValueError, RecursionError):
+        raise ConfigError(f"{path}: holds a number of too many digits, or is nested too "
+                          "deeply") from None
+    if name := _too_large(raw):
+        raise ConfigError(f"{path}: {name} is a number of too many digits")
     return path.stem, raw, hashlib.sha256(data).hexdigest()
+
+def _too_large(x, name=""):
+    "Which number of a file is too long to be shown; \"\" where none is"
+    if isinstance(x, int): return name if x.bit_length() > 10_000 else ""
+    items = x.items() if isinstance(x, dict) else enumerate(x) if isinstance(x, tuple) else ()
+    found = (_too_large(v, f"{name}.{k}".lstrip(".")) for k,v in items)
+    return next(filter(None, found), "")
 
 def _value(text):
     "An override's value: TOML where it is TOML, else the text itself"
-    try: return with_tuples(tomllib.loads(f"x = {text}")["x"])
-    except tomllib.TOMLDecodeError: return text
+    try: value = with_tuples(tomllib.loads(f"x = {text}")["x"])
+    except (ValueError, RecursionError): return text
+    return text if _too_large(value, "x") else value
 
 def _check_override(override, key, raw):
     "An override would lose to a variant that sets the same key"
@@ -358,6 +400,9 @@ def _check_sizes(parts, where):
         most = "left out where epochs are given"
         if train.steps is not None: most = f"at most train.steps, {train.steps}"
         raise ConfigError(f"{where}: [train] stop is {train.stop}: it must be {most}")
+    if train.lens_teacher is not None and train.measure_every is None:
+        raise ConfigError(f"{where}: [train] lens_teacher is {train.lens_teacher!r}: the lenses "
+                          "are read every measure_every steps, so it needs measure_every")
     tasks = parts["evaluate"].tasks
     if "dev" in tasks and len(tasks) > 1:
         raise ConfigError(f"{where}: [evaluate] tasks is {list(tasks)}: "

@@ -54,20 +54,21 @@ def unit_rows(
 class Components:
     "The three components of a gradient with respect to the anchors, equation (paradigm)"
     dissipation:Tensor # `(B,)`
-    weight:Tensor      # `(B, B)`, zero diagonal
+    weight:Tensor      # `(B, B)`, zero diagonal; with hard negatives `(B, B+M)`
     ratio:Tensor       # `(B,)`, or `(B, D)` where the ratio differs by coordinate
     negatives:str      # "cross": negatives are rows of `h_pos`; "same": rows of `h`
 
     @property
-    def push(self)->Tensor: # `(B, B)`
+    def push(self)->Tensor: # As `weight`
         "Dissipation times weight: what one negative pushes with"
         return self.dissipation[:,None]*self.weight
 
-    def gradient(self, h:Tensor, h_pos:Tensor)->Tensor: # `(B, D)`
-        "Equation (paradigm), composed"
+    def gradient(self, h:Tensor, h_pos:Tensor, h_neg:Tensor|None=None)->Tensor: # `(B, D)`
+        "Equation (paradigm), composed; `h_neg` are the hard negatives, `(M, D)`"
         push = self.push
         ratio = self.ratio if self.ratio.ndim==2 else self.ratio[:,None]
         n = h if self.negatives=="same" else h_pos
+        if h_neg is not None: n = torch.cat([n, h_neg])
         return push @ n - push.sum(1, keepdim=True)*ratio*h_pos
 
     def normalised(self):

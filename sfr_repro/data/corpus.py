@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['FOLDER_CORPORA', 'keep_smallest', 'pick', 'Corpus', 'is_file_name', 'corpus_files', 'file_blocks', 'hub_corpus',
-           'how_taken', 'stand_in', 'load_corpus']
+           'how_taken', 'check_stand_in', 'stand_in', 'load_corpus']
 
 # %% ../../nbs/data/01_corpus.ipynb #54a31dde
 import itertools
@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 import numpy as np
-from tqdm.auto import tqdm
+from ..core.progress import Progress
 from .mini_sts import load_mini_corpus
 from sfr_repro.data.sources import (
     HUB,
@@ -86,7 +86,7 @@ def is_file_name(
     name:str, # A name given as corpus
 )->bool: # True when it ends in .txt or .txt.gz
     "Does a corpus name mean a file of the user's?"
-    return name.endswith((".txt",".txt.gz"))
+    return name.lower().endswith((".txt",".txt.gz"))
 
 # %% ../../nbs/data/01_corpus.ipynb #772e5fef
 def corpus_files(
@@ -114,6 +114,13 @@ def file_blocks(
             number += len(lines)
 
 # %% ../../nbs/data/01_corpus.ipynb #faa17bd7
+def _counted(texts, n):
+    "The same texts, with a word on how many have come"
+    with Progress(n, "corpus from the hub", "sentence") as bar:
+        for t in texts:
+            yield t
+            bar.update()
+
 def hub_corpus(
     source:Source, # Of kind "hub"
     n:int|None, # How many sentences from the start; None: all
@@ -125,8 +132,7 @@ def hub_corpus(
         data = load_dataset(**place, split="train", streaming=True)
         found = (row["text"].strip() for row in data)
         texts = itertools.islice((t for t in found if not is_blank(t)), n)
-        bar = dict(desc="corpus from the hub", unit="sentence", delay=2, disable=None)
-        return list(tqdm(texts, total=n, **bar)), label
+        return list(_counted(texts, n)), label
     except Exception as e: raise DataError(f"{label} cannot be read: {first_line(e)}") from e
 
 # %% ../../nbs/data/01_corpus.ipynb #00f2869e
@@ -143,6 +149,20 @@ def how_taken(
     return "all" if n is None else f"first {n}" if seed is None else f"sample of {n}, seed {seed}"
 
 # %% ../../nbs/data/01_corpus.ipynb #2ba6bdc0
+def check_stand_in(
+    names:Sequence[str], # Names of the folder
+    source:Source, # Of kind "hub" or "embedded"
+)->str: # The name of the one corpus that the source has
+    "`DataError` for a name that the one corpus cannot stand for"
+    only = "wiki1m" if source.kind=="hub" else "mini"
+    for name in names:
+        if name not in (only, *FOLDER_CORPORA):
+            where = f"the source is {source}, which has {only}"
+            allowed = f"no other may be named than {', '.join(FOLDER_CORPORA)}"
+            raise DataError(f"corpus is {name!r}: {where}, and {allowed}")
+    return only
+
+# %% ../../nbs/data/01_corpus.ipynb #0669c8ea
 def stand_in(
     names:Sequence[str], # Names of the folder
     n:int|None, # How many
@@ -150,12 +170,7 @@ def stand_in(
     source:Source, # Of kind "hub" or "embedded"
 )->Corpus: # The one corpus of that source
     "The corpus of the hub or of the package"
-    only = "wiki1m" if source.kind=="hub" else "mini"
-    for name in names:
-        if name not in (only, *FOLDER_CORPORA):
-            where = f"the source is {source}, which has {only}"
-            allowed = f"no other may be named than {', '.join(FOLDER_CORPORA)}"
-            raise DataError(f"corpus is {name!r}: {where}, and {allowed}")
+    only = check_stand_in(names, source)
     if source.kind == "hub":
         texts,label = hub_corpus(source, n)
         if n and len(texts) < n:

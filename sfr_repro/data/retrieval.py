@@ -127,9 +127,10 @@ def check_grade(
     grade:str|int, # As read
     place:str, # For the error
 )->int: # At least 0 and below `GRADES`
-    "A grade that `trec_eval` can keep"
-    if not str(grade).isdecimal():
-        raise DataError(f"{place} has the grade {grade!r}: it must be a whole number, at least 0")
+    "A grade that `trec_eval` can keep; one below 0 (judged as of no use) counts as 0"
+    if not str(grade).removeprefix("-").isdecimal():
+        raise DataError(f"{place} has the grade {grade!r}: it must be a whole number")
+    if str(grade).startswith("-"): return 0
     if len(str(grade)) > 99 or int(grade) >= GRADES:
         raise DataError(f"{place} has the grade {grade!r:.40}: it must be below 2**31")
     return int(grade)

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['AREAS', 'HUB', 'UNSEEN', 'DataError', 'Source', 'has_area', 'named_folder', 'find_folder', 'Hub', 'address_answers',
            'hub_problem', 'resolve', 'byte_blocks', 'decode', 'is_blank', 'read_lines', 'read_header', 'read_tsv',
-           'first_line', 'hub_revision', 'hub_place', 'take_columns', 'read_hub_split', 'read_repo', 'sha256_rows',
-           'describe']
+           'find_columns', 'told_together', 'first_line', 'hub_revision', 'hub_place', 'take_columns', 'read_hub_split',
+           'read_repo', 'sha256_rows', 'describe']
 
 # %% ../../nbs/data/00_sources.ipynb #1a2d1858
 import functools
@@ -19,7 +19,7 @@ import threading
 import urllib.parse
 import urllib.request
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from ..core.errors import UserError
@@ -99,6 +99,7 @@ HUB = { # Name -> what the hub has under it
     "STS16": Hub("mteb/sts16-sts", "4d8694f8f0e0100860b497b999b3dbed754a0513"),
     "STS-B": Hub("mteb/stsbenchmark-sts", "b0fddb56ed78048fa8b90373c8a3cfc37b684831"),
     "SICK-R-all": Hub("mteb/sickr-sts", "20a6d6f312dd54037fe07a32d58e5e168867909d"),
+    "nli_for_simcse": Hub("princeton-nlp/datasets-for-simcse", "main", "nli_for_simcse.csv"),
     "wiki1m": Hub("princeton-nlp/datasets-for-simcse", "main", "wiki1m_for_simcse.txt"),
 }
 
@@ -163,7 +164,7 @@ def byte_blocks(
     "Whole lines of a file, block by block; `DataError` when it cannot be read"
     path,rest = Path(path), b""
     try:
-        with (gzip.open(path) if path.suffix==".gz" else open(path, "rb")) as f:
+        with (gzip.open(path) if path.suffix.lower()==".gz" else open(path, "rb")) as f:
             while block := f.read(size):
                 *lines,rest = (rest+block).split(b"\n")
                 yield lines
@@ -222,19 +223,56 @@ def read_header(
 def read_tsv(
     path:Path, # Tab-separated, UTF-8, with a header line and without quoting
     columns:Sequence[str], # The columns wanted
+    faults:list[str]|None=None, # Takes what is wrong with a line, which is left out; None: raised
 )->Iterator[tuple[int,tuple[str,...]]]: # Line number from 1, and the values by `columns`
     "Rows of a table; `DataError` names file and line"
     names = read_header(path)
     for c in columns:
         there = ", ".join(repr(n[:20]) for n in names[:8])
         if c not in names: raise DataError(f"{path} line 1 has no column {c!r}: it has {there}")
-    at = [names.index(c) for c in columns]
+    at,blank = [names.index(c) for c in columns], None
     for number,line in itertools.islice(read_lines(path), 1, None):
+        if len(names) > 1 and "\t" not in line and is_blank(line):
+            blank = blank or number
+            continue
+        if blank: raise DataError(f"{path} line {blank} is empty, and rows follow it")
         row = line.split("\t")
         if len(row) != len(names):
             there = f"{len(row)} columns, its header has {len(names)}"
-            raise DataError(f"{path} line {number} has {there}")
+            fault = f"{path} line {number} has {there}"
+            if faults is None: raise DataError(fault)
+            faults.append(fault)
+            continue
         yield number, tuple(row[i] for i in at)
+
+# %% ../../nbs/data/00_sources.ipynb #28d1f30f
+def find_columns(
+    path:Path, # Tab-separated, UTF-8, with a header line
+    wanted:Mapping[str,Sequence[str]], # Our name -> other usual names, in lower case
+    optional:Sequence[str]=(), # Of our names: a table may lack these
+)->dict[str,str]: # Our name -> the table's, for those that are there
+    "Which column is which; `DataError` tells every column that is missing or not clear"
+    names,found,faults = read_header(path), {}, []
+    for ours,others in wanted.items():
+        usual = [n for n in names if n.strip().lower() in (ours, *others)]
+        if ours in names: found[ours] = ours
+        elif len(usual)==1: found[ours] = usual[0]
+        elif usual: faults.append(f"{' and '.join(map(repr, usual))}, which may both be {ours!r}")
+        elif ours not in optional: faults.append(f"no column {ours!r} (or {', '.join(others)})")
+    if not faults: return found
+    there = ", ".join(repr(n[:20]) for n in names[:8])
+    raise DataError(f"{path} line 1 has {', and '.join(faults)}: it has {there}")
+
+# %% ../../nbs/data/00_sources.ipynb #1265bd2d
+def told_together(
+    faults:Sequence[str], # Each names file and line; at least one
+    most:int=5, # How many are told, from the first on
+)->str: # Without naming the file again
+    "Several faults in one sentence"
+    file,line,_ = faults[0].partition(" line ")
+    later = [f.removeprefix(f"{file} ") if line else f for f in faults[1:most]]
+    left = len(faults)-most
+    return "; ".join([faults[0], *later, *([f"and {left} more"] if left > 0 else [])])
 
 # %% ../../nbs/data/00_sources.ipynb #9929e429
 def first_line(

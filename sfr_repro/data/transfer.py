@@ -229,7 +229,7 @@ def load_transfer(
 )->TransferSet: # With its source in it
     "Labelled sentences from folder or hub"
     if not (name := str(name)).strip(): raise DataError("the name of a transfer set is empty")
-    if name.endswith(".tsv"): return folder_transfer(name, None)
+    if name.lower().endswith(".tsv"): return folder_transfer(name, None)
     source = resolve(source, "transfer")
     if source.kind == "folder": return folder_transfer(name, source)
     if source.kind == "hub": return hub_transfer(name, source)

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['FORWARD', 'config_text', 'tokenizer_text', 'model_key', 'encoder_inputs', 'content_key', 'vectors_key', 'text_key',
-           'write_vectors', 'read_vectors', 'cache_root', 'check_unit_vectors', 'cached_vectors', 'cache_folder',
-           'writable_folder', 'write_shard', 'read_shards']
+           'write_vectors', 'read_vectors', 'cache_root', 'clear_cache', 'check_unit_vectors', 'cached_vectors',
+           'cache_folder', 'writable_folder', 'write_shard', 'read_shards']
 
 # %% ../../nbs/encode/03_cache.ipynb #5a751598
 import hashlib
@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 from ..core.errors import UserError
+from ..core.folders import clear_shared, locked_folder
 from ..core.records import write_whole
 from .encoder import SentenceEncoder, resolve_precision, weights_sha256
 
@@ -102,10 +103,10 @@ def write_vectors(
     **arrays:np.ndarray, # By name
 ):
     "Keep arrays, all or none, with a checksum"
-    buffer = io.BytesIO()
+    buffer,path = io.BytesIO(), Path(path)
     np.savez(buffer, **arrays)
     content = buffer.getvalue()
-    write_whole(path, _checksum(owner, content)+content)
+    with locked_folder(path.parent, say=False): write_whole(path, _checksum(owner, content)+content)
 
 def _checksum(owner, content): return hashlib.sha256(f"{owner}\n".encode()+content).digest()
 
@@ -131,6 +132,13 @@ def cache_root(
     if str(root).startswith("~"):
         raise UserError(f"{root}: this user has no home folder: SFR_CACHE names another place")
     return Path(root)
+
+# %% ../../nbs/encode/03_cache.ipynb #103f28d3
+def clear_cache():
+    "Remove what killed processes left half-written in the cache"
+    try: root = cache_root()
+    except UserError: return                        # no home, so no cache
+    for folder in (root, root/"models", *root.glob("vectors/*")): clear_shared(folder)
 
 # %% ../../nbs/encode/03_cache.ipynb #d5b75557
 def check_unit_vectors(
@@ -164,6 +172,7 @@ def cached_vectors(
 )->Tensor: # float32, `(n, D)`, unit rows, on the CPU
     "Vectors from the cache, or computed and kept"
     path = cache_root(cache)/f"{key}.vectors"
+    clear_shared(path.parent)
     if (kept := read_vectors(path, key)) is not None:
         return check_unit_vectors(torch.from_numpy(kept["vectors"]), n, str(path))
     x = check_unit_vectors(compute(), n, name)
@@ -184,7 +193,10 @@ def writable_folder(
     cache:str|Path|None=None, # As for `cache_root`
 )->Path|None: # None: there is no place for them
     "`cache_folder`, or a warning where the default place cannot be used"
-    if cache or os.environ.get("SFR_CACHE"): return cache_folder(encoder, cache)
+    if cache or os.environ.get("SFR_CACHE"):
+        folder = cache_folder(encoder, cache)
+        clear_shared(folder)
+        return folder
     try:
         folder = cache_folder(encoder)
         folder.mkdir(parents=True, exist_ok=True)

@@ -9,7 +9,7 @@ __all__ = ['AFTER_PADDING', 'ONE_LENGTH', 'PADDED', 'TINY', 'position_limit', 'p
 # %% ../../nbs/encode/09_families.ipynb #c0a10704
 import torch
 from torch import nn
-from .loading import EncoderError
+from .names import EncoderError
 
 # %% ../../nbs/encode/09_families.ipynb #c0a10707
 AFTER_PADDING = ( # Their positions begin after the padding token's number

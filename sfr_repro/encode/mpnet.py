@@ -11,10 +11,11 @@ from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path, PurePosixPath
 from tempfile import TemporaryFile
+from ..core.folders import clear_unfinished, locked_folder
 from ..core.provenance import file_sha256
 from ..core.records import write_folder_whole
 from .cache import cache_root
-from .loading import EncoderError
+from .names import EncoderError
 
 # %% ../../nbs/encode/10_mpnet.ipynb #627c0db7
 MPNET = "all-mpnet-base-v2"
@@ -68,4 +69,7 @@ def mpnet_folder(
     folder = Path(folder or cache_root()/"models"/MPNET)
     weights = folder/"model.safetensors"
     if weights.is_file() and file_sha256(weights)==MPNET_SHA256: return folder
-    return join_parts([part_path(p) for p in MPNET_PARTS], folder, MPNET_SHA256)
+    with locked_folder(folder.parent):              # another command may have made it meanwhile
+        clear_unfinished(folder.parent, below=False)
+        if weights.is_file() and file_sha256(weights)==MPNET_SHA256: return folder
+        return join_parts([part_path(p) for p in MPNET_PARTS], folder, MPNET_SHA256)

@@ -16,7 +16,8 @@ import torch
 from tokenizers.normalizers import Lowercase, Sequence as NormalizerSequence
 from torch import nn
 from ..core.errors import is_whole
-from .loading import EncoderError, ModelFiles, check_inside
+from .loading import ModelFiles, check_inside
+from .names import EncoderError
 from .steps import Truncate, read_step
 from .weights import read_weights, weight_files
 

@@ -11,7 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from ..core.errors import is_whole
-from .loading import EncoderError, ModelFiles
+from .loading import ModelFiles
+from .names import EncoderError
 from .weights import read_weights, weight_files
 
 # %% ../../nbs/encode/07_steps.ipynb #c0a10607

@@ -24,16 +24,18 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 from sfr_repro.encode.loading import (
-    ADAPTER,
-    ONLY,
-    WEIGHTS,
-    WEIGHTS_INDEX,
-    EncoderError,
     ModelFiles,
     check_inside,
     dropout_places,
     model_files,
     read_config,
+)
+from sfr_repro.encode.names import (
+    ADAPTER,
+    ONLY,
+    WEIGHTS,
+    WEIGHTS_INDEX,
+    EncoderError,
     reason_of,
 )
 

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from ..core.errors import UserError, check_whole
+from ..core.progress import Progress
 from ..core.records import pipe_table
 from ..data.retrieval import RETRIEVAL_SETS, RetrievalSet, load_retrieval
 from ..data.sources import DataError, Source
@@ -213,7 +214,7 @@ def evaluate_retrieval(
     *,
     sets:Sequence[str|Path|RetrievalSet]=RETRIEVAL_SETS, # Names for `load_retrieval`, or sets
     source:Source|str|Path|None=None, # As for `resolve`
-    progress:bool=True, # Show the encoder's progress bar
+    progress:bool=True, # Show how far it is
 )->RetrievalResult: # A mapping set -> nDCG@10, or MAP where candidates are given
     "Search and reranking with an encoder's vectors, each text encoded once"
     if isinstance(sets, (str,Path,RetrievalSet)): sets = (sets,)
@@ -222,7 +223,9 @@ def evaluate_retrieval(
     row = distinct_rows(s for d in data for s in d.sentences)
     x = encode_with(encoder, list(row), progress)
     scores = {}
-    for d in data:
-        queries,docs = (sentence_vectors(x, row, part) for part in (d.queries, d.docs))
-        scores[d.name] = score_retrieval(d, queries, docs)
+    with Progress(len(data), "score retrieval", "set", show=progress, delay=0) as bar:
+        for d in data:
+            queries,docs = (sentence_vectors(x, row, part) for part in (d.queries, d.docs))
+            scores[d.name] = score_retrieval(d, queries, docs)
+            bar.update(1, d.name)
     return RetrievalResult(scores, [d.describe() for d in data])

@@ -20,6 +20,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import f1_score
 from sklearn.model_selection import StratifiedKFold
 from ..core.errors import UserError, check_whole
+from ..core.progress import Progress
 from ..core.records import pipe_table
 from ..data.sources import DataError, Source
 from ..data.transfer import TRANSFER_SETS, TransferSet, load_transfer
@@ -48,7 +49,8 @@ def fit_regression(
     start:LogisticRegression|None=None, # A fitted one with the same classes, to start from
 )->LogisticRegression: # A new one; `start` stays as it is
     "Minimise equation (regression), to the end"
-    if start is not None: model = copy.copy(start)
+    # a fold may lack a rare class, and then its problem is another one
+    if start is not None and len(np.unique(y))==len(start.classes_): model = copy.copy(start)
     else:
         model = LogisticRegression(solver="newton-cholesky", tol=1e-6, max_iter=1000,
                                    warm_start=True)
@@ -92,12 +94,18 @@ def cross_validate(
     "Choose C by cross-validated accuracy, rounded as SentEval does: the smallest C of equal ones"
     path,scores = regression_path(x, y, Cs), np.zeros((len(Cs),FOLDS))
     folds = StratifiedKFold(FOLDS, shuffle=True, random_state=seed)
-    for k,(train,test) in enumerate(folds.split(x, y)):
+    for k,(train,test) in enumerate(_split(folds, x, y)):
         inner,inner_y = x[train], y[train]
         for i,C in enumerate(Cs):
             scores[i,k] = fit_regression(inner, inner_y, C, path[i]).score(x[test], y[test])
     best = int(np.argmax(scores.mean(1).round(4)))
     return path[best], float(scores.mean(1)[best])
+
+def _split(folds, x, y):
+    "Folds without scikit-learn's words on rare classes, which `check_folds` has said"
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The least populated class", UserWarning)
+        yield from folds.split(x, y)
 
 # %% ../../nbs/evaluate/03_transfer.ipynb #74ba4108
 def nested_cross_validate(
@@ -108,7 +116,7 @@ def nested_cross_validate(
     "Cross-validation, with the choice of C inside each fold"
     test_scores,dev_scores,chosen = [],[],[]
     folds = StratifiedKFold(FOLDS, shuffle=True, random_state=seed)
-    for train,test in folds.split(x, y):
+    for train,test in _split(folds, x, y):
         model,dev = cross_validate(x[train], y[train], CS["all"], seed)
         test_scores.append(model.score(x[test], y[test]))
         dev_scores.append(dev); chosen.append(model.C)
@@ -137,17 +145,28 @@ class TransferScore:
 def check_folds(
     data:TransferSet, # About to be divided
 ):
-    "`DataError` where a class is too rare for ten folds, and inside them ten again"
+    "`DataError` where classes are too rare for ten folds, and inside them ten again"
     if {"dev","trial"} & set(data.splits): return
     part = "all" if "all" in data.splits else "train"
-    need = FOLDS+2 if part=="all" else FOLDS           # one outer fold takes at most two of twelve
+    # one outer fold takes at most two of twelve, and one of three
+    largest,second = (FOLDS+2, 3) if part=="all" else (FOLDS, 2)
     rows = data.rows(part)
-    for c,name in enumerate(data.classes):
-        mine = rows[data.labels[rows]==c]
-        if not 0 < len(mine) < need: continue
-        has = f"which {data.name} has {len(mine)} times in split {part!r}"
-        must = f"{FOLDS}-fold cross-validation needs at least {need}"
-        raise DataError(f"{data.places[mine[0]]} has the label {name!r}, {has}: {must}")
+    counts = np.bincount(data.labels[rows], minlength=len(data.classes))
+    c,other = np.argsort(-counts, kind="stable")[:2]
+    if counts[c] >= largest and counts[other] >= second:
+        _tell_rare(data, part, counts)
+        return
+    place = data.places[rows[data.labels[rows]==c][0]]
+    has = f"has the label {data.classes[c]!r}, which {data.name} has {counts[c]} times in split"
+    must = f"{FOLDS}-fold cross-validation needs one label {largest} times, and another {second}"
+    raise DataError(f"{place} {has} {part!r}, and the next one {counts[other]} times: {must}")
+
+def _tell_rare(data, part, counts):
+    "Name the labels that some folds lack"
+    rare = [f"{name!r} ({n})" for name,n in zip(data.classes, counts, strict=True) if 0 < n < FOLDS]
+    if not rare: return
+    warnings.warn(f"{data.name}: some of the {FOLDS} folds lack a label that is rare in split "
+                  f"{part!r}: {', '.join(rare[:5])}", stacklevel=2)
 
 # %% ../../nbs/evaluate/03_transfer.ipynb #afe4825f
 def check_transfer_vectors(
@@ -274,7 +293,7 @@ def evaluate_transfer(
     sets:Sequence[str|Path|TransferSet]=TRANSFER_SETS, # Names for `load_transfer`, or sets
     source:Source|str|Path|None=None, # As for `resolve`
     seed:int=0, # 0 deals the folds as SentEval does
-    progress:bool=True, # Show the encoder's progress bar
+    progress:bool=True, # Show how far it is
 )->TransferResult: # A mapping set -> accuracy
     "Accuracy of a logistic regression on frozen vectors, each sentence encoded once"
     check_seed(seed)
@@ -285,10 +304,12 @@ def evaluate_transfer(
     row = distinct_rows(s for d in data for s in d.sentences)
     x = encode_with(encoder, list(row), progress)
     scores = {}
-    for d in data:
-        parts = [part for part in (d.sentence1, d.sentence2) if part is not None]
-        vectors = [sentence_vectors(x, row, part) for part in parts]
-        check_transfer_vectors(d, np.stack([np.isfinite(v).all(1) for v in vectors], 1))
-        features = pair_features(*vectors) if d.sentence2 else vectors[0]
-        scores[d.name] = score_transfer(d, features, SEED+seed)
+    with Progress(len(data), "score transfer", "set", show=progress, delay=0) as bar:
+        for d in data:
+            parts = [part for part in (d.sentence1, d.sentence2) if part is not None]
+            vectors = [sentence_vectors(x, row, part) for part in parts]
+            check_transfer_vectors(d, np.stack([np.isfinite(v).all(1) for v in vectors], 1))
+            features = pair_features(*vectors) if d.sentence2 else vectors[0]
+            scores[d.name] = score_transfer(d, features, SEED+seed)
+            bar.update(1, d.name)
     return TransferResult(scores, [d.describe() for d in data])

@@ -18,8 +18,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from tqdm.auto import tqdm
 from ..core.errors import UserError, check_choice, check_whole
+from ..core.progress import Progress
 from ..data.sts import load_sts
 from ..encode.encoder import SentenceEncoder, like_length, pad_ids, tokenize
 
@@ -183,13 +183,14 @@ def first_in_row(
 class BatchPlan:
     "Where the hidden states of one batch `(n, T)` go; positions are in the flattened batch"
     keep:Tensor # True for tokens of intra-sentence similarity, norm and anisotropy, `(n, T)`
-    used:Tensor # True where a hidden state enters any sum, `(n, T)`
+    used:Tensor # True where a hidden state enters any sum, `(n, T)`, or `(m, T)` with `rows`
     columns:Tensor # Positions: type by type, then sentence by sentence, twice, `(m,)`
     starts:Tensor # Where each type, sentence and sentence again begins in them, `(k+2n,)`
     plain:slice # The part of `columns` that is summed without division by the length
     slots:Tensor # Which types these are, `(k,)`
     contexts:Tensor # How many occurrences each has, `(k,)`
     drawn:Tensor|None=None # Positions drawn for each layer's official anisotropy, `(L, sampled)`
+    rows:Tensor|None=None # Where equal sentences share one of `m` hidden rows: which, `(n,)`
 
 # %% ../../nbs/geometry/00_measure.ipynb #41d93753
 def make_plan(
@@ -277,7 +278,8 @@ def batch_sums(
     weights[plan.plain] = 1
     sums = F.embedding_bag(plan.columns, h.flatten(0,1), plan.starts, mode="sum",
                            per_sample_weights=weights)
-    return sums.split((len(plan.slots), len(h), len(h)))
+    n = len(plan.keep)
+    return sums.split((len(plan.slots), n, n))
 
 # %% ../../nbs/geometry/00_measure.ipynb #bcdbbb6e
 def add_batch(
@@ -291,19 +293,19 @@ def add_batch(
     inverse,T = torch.where(plan.used, 1/lengths, 0), plan.keep.sum(1).to(lengths.dtype)
     share,filled = 1/T.clamp(min=1), T > 0
     each = torch.stack([torch.ones_like(T), share])
-    for l,h in enumerate(hidden):
-        types,whole,units = batch_sums(plan, h, inverse[l])
-        sums,dot = each @ units, (whole*units).sum(1)
-        size,length = (torch.linalg.vector_norm(v, dim=1) for v in (whole, units))
-        g.types[l].index_add_(0, plan.slots, types.double())
-        g.total[l] += sums[0]
-        g.means[l] += sums[1]
-        g.intra[l] += (dot*share/size)[filled].double().sum()
-        g.squares[l] += (length*share).square().double().sum()
-        if plan.drawn is not None:
-            at = plan.drawn[l]
-            g.drawn[l] += (h.flatten(0,1)[at]*inverse[l].flatten()[at,None]).sum(0)
-    g.norm += torch.where(plan.keep, lengths, 0).double().sum((1,2))
+    sums = [batch_sums(plan, h, i) for h,i in zip(hidden, inverse, strict=True)]
+    types,whole,units = map(torch.stack, zip(*sums, strict=True))
+    total,dot = each @ units, (whole*units).sum(-1)
+    size,length = (torch.linalg.vector_norm(v, dim=-1) for v in (whole, units))
+    g.types.index_add_(1, plan.slots, types.double())
+    g.total += total[:,0]
+    g.means += total[:,1]
+    g.intra += (dot*share/size)[:,filled].double().sum(1)
+    g.squares += (length*share).square().double().sum(1)
+    for l,at in enumerate(() if plan.drawn is None else plan.drawn):
+        g.drawn[l] += (hidden[l].flatten(0,1)[at]*inverse[l].flatten()[at,None]).sum(0)
+    own = lengths if plan.rows is None else lengths[:,plan.rows]
+    g.norm += torch.where(plan.keep, own, 0).double().sum((1,2))
     g.contexts.index_add_(0, plan.slots, plan.contexts)
     g.n_tokens += int(T.sum())
     g.n_sentences += int(filled.sum())
@@ -407,8 +409,7 @@ def sum_up(
     "The second pass"
     slot_of,special = lookups(found, encoder, types[0])
     g,draws,drawn = None, None, None
-    bar = tqdm(total=found.sentences, desc="geometry", unit="sentence",
-               disable=None if progress else True, delay=2)
+    bar = Progress(found.sentences, "geometry", "sentence", show=progress)
     for numbers,lengths,x,mask in padded_batches(encoder, sentences, found, reading, truncate):
         states = hidden_states(encoder, x, mask)
         if g is None:

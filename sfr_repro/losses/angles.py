@@ -60,7 +60,7 @@ def over_angle(
 
 # %% ../../nbs/losses/15_angles.ipynb #09920ca6
 COLOURS = sns.color_palette("colorblind", 8)
-DASHES = ("-", (0,(5,2)), "-", (0,(3,1.5)), (0,(1,1)), (0,(5,1,1,1)), (0,(7,3)), (0,(2,2)))
+DASHES = ("-", (0,(5,2)), (0,(1,2)), (0,(3,1.5)), (0,(1,1)), (0,(5,1,1,1)), (0,(7,3)), (0,(2,2)))
 
 # %% ../../nbs/losses/15_angles.ipynb #51568e86
 def paradigm_figure(

@@ -12,7 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from ..core.errors import check_positive
-from ..core.notation import as_views, softmax_negatives
+from ..core.notation import softmax_negatives
+from .hard_negatives import as_candidates, weigh_own
 from .spec import one_way_loss
 
 # %% ../../nbs/losses/01_arccon.ipynb #e821b8be
@@ -44,17 +45,19 @@ def turned(
 def arccon(
     h:Tensor, # Anchors, unit rows, `(B, D)`
     h_pos:Tensor, # Positives, unit rows, `(B, D)`; row `i` pairs with row `i` of `h`
+    h_neg:Tensor|None=None, # Hard negatives, unit rows, `(M, D)`; None: there are none
     *,
     tau:float=.05, # Temperature, above 0
     u:float=math.pi/18, # Angle by which the positive is turned away, radians, in [0, pi)
+    hard_negative_weight:float|None=None, # As in `weigh_own`
 )->Tensor: # Mean over the batch, shape `()`, in nats; 0 for a batch of one
     "InfoNCE with an angular margin on the positive, one direction"
     check_positive(tau=tau); check_angle(u)
-    h,h_pos = as_views(h, h_pos)
-    if len(h)==1: return (h*h_pos).sum()*0.
-    sim = h @ h_pos.T
-    pos = sim.diagonal()
-    return -F.logsigmoid(turned(pos, u)/tau - softmax_negatives(sim/tau)[1]).mean()
+    h,candidates = as_candidates(h, h_pos, h_neg)
+    sim = h @ candidates.T
+    pos,against = sim.diagonal(), weigh_own(sim/tau, hard_negative_weight)
+    if len(candidates)==1: return sim.sum()*0.
+    return -F.logsigmoid(turned(pos, u)/tau - softmax_negatives(against)[1]).mean()
 
 # %% ../../nbs/losses/01_arccon.ipynb #16430f07
 def turned_slope(
@@ -67,13 +70,13 @@ def turned_slope(
 
 # %% ../../nbs/losses/01_arccon.ipynb #551a5237
 def arccon_rows(
-    cos:Tensor, # Cosines of anchors (rows) and candidates (columns), `(B, B)`
+    cos:Tensor, # Cosines of anchors (rows) and candidates (columns), `(B, B)` or `(B, B+M)`
     *,
-    tau:float, u:float, # As in `arccon`
-)->tuple[Tensor,Tensor,Tensor]: # Dissipation `(B,)`, weight `(B, B)` and ratio `(B,)`
+    tau:float, u:float, hard_negative_weight:float|None=None, # As in `arccon`
+)->tuple[Tensor,Tensor,Tensor]: # Dissipation `(B,)`, weight as `cos`, and ratio `(B,)`
     "Equation (ArcCon-components)"
     check_positive(tau=tau); check_angle(u)
-    q,lse = softmax_negatives(cos/tau)
+    q,lse = softmax_negatives(weigh_own(cos/tau, hard_negative_weight))
     pos = cos.diagonal()
     return (lse - turned(pos, u)/tau).sigmoid(), q/(len(cos)*tau), turned_slope(pos, u)
 

@@ -35,10 +35,15 @@ class Batch:
     negatives:str="cross" # "cross": negatives are rows of `h_pos`; "same": rows of `h`
     tensors:dict=field(default_factory=dict) # What the loss was given beside the views, by name
     weigh:Callable|None=None # What fills in `weight`
+    h_neg:Tensor|None=None # Hard negatives of the anchors, `(M, D)`: more columns of `cross`
 
     @cached_property
-    def cross(self)->Tensor: # `(B, B)`, cosines with the other view
-        return self.h @ self.h_pos.T
+    def candidates(self)->Tensor: # `(B, D)`, or `(B+M, D)` with hard negatives
+        return self.h_pos if self.h_neg is None else torch.cat([self.h_pos, self.h_neg])
+
+    @cached_property
+    def cross(self)->Tensor: # `(B, B)` or `(B, B+M)`, cosines with the other view
+        return self.h @ self.candidates.T
 
     @cached_property
     def same(self)->Tensor: # `(B, B)`, cosines inside the view
@@ -218,10 +223,11 @@ def infonce_dissipation(batch:Batch, tau:float=.05, scores:Callable|None=None)->
 
 # %% ../../nbs/losses/09_components.ipynb #7ef86758
 @GD.add
-def arc_dissipation(batch:Batch, u:float=math.pi/18, tau:float=.05)->Tensor: # `(B,)`
+def arc_dissipation(batch:Batch, u:float=math.pi/18, tau:float=.05,
+                    scores:Callable|None=None)->Tensor: # `(B,)`
     "The same with the positive turned away"
-    against = softmax_negatives(batch.sim/tau)[1]
-    return (against - turned(batch.pos, u)/tau).sigmoid()
+    against = batch.sim/tau if scores is None else scores(batch)
+    return (softmax_negatives(against)[1] - turned(batch.pos, u)/tau).sigmoid()
 
 # %% ../../nbs/losses/09_components.ipynb #55f5b802
 @GD.add

@@ -10,32 +10,36 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from ..core.errors import check_positive
-from ..core.notation import as_views, softmax_negatives
+from ..core.notation import softmax_negatives
+from .hard_negatives import as_candidates, weigh_own
 from .spec import one_way_loss
 
 # %% ../../nbs/losses/00_infonce.ipynb #807d03d0
 def infonce(
     h:Tensor, # Anchors, unit rows, `(B, D)`
     h_pos:Tensor, # Positives, unit rows, `(B, D)`; row `i` pairs with row `i` of `h`
+    h_neg:Tensor|None=None, # Hard negatives, unit rows, `(M, D)`; None: there are none
     *,
     tau:float=.05, # Temperature, above 0; SimCSE's 0.05
+    hard_negative_weight:float|None=None, # As in `weigh_own`
 )->Tensor: # Mean over the batch, shape `()`, in nats; 0 for a batch of one
     "In-batch softmax loss, one direction"
     check_positive(tau=tau)
-    h,h_pos = as_views(h, h_pos)
-    if len(h)==1: return (h*h_pos).sum()*0.
-    sim = h @ h_pos.T / tau
-    return -F.logsigmoid(sim.diagonal() - softmax_negatives(sim)[1]).mean()
+    h,candidates = as_candidates(h, h_pos, h_neg)
+    sim = h @ candidates.T / tau
+    against = weigh_own(sim, hard_negative_weight)
+    if len(candidates)==1: return sim.sum()*0.
+    return -F.logsigmoid(sim.diagonal() - softmax_negatives(against)[1]).mean()
 
 # %% ../../nbs/losses/00_infonce.ipynb #938eb754
 def infonce_rows(
-    cos:Tensor, # Cosines of anchors (rows) and candidates (columns), `(B, B)`
+    cos:Tensor, # Cosines of anchors (rows) and candidates (columns), `(B, B)` or `(B, B+M)`
     *,
-    tau:float, # As in `infonce`
-)->tuple[Tensor,Tensor,Tensor]: # Dissipation `(B,)`, weight `(B, B)` and ratio `(B,)`
+    tau:float, hard_negative_weight:float|None=None, # As in `infonce`
+)->tuple[Tensor,Tensor,Tensor]: # Dissipation `(B,)`, weight as `cos`, and ratio `(B,)`
     "Equation (InfoNCE-components)"
     check_positive(tau=tau)
-    q,lse = softmax_negatives(cos/tau)
+    q,lse = softmax_negatives(weigh_own(cos/tau, hard_negative_weight))
     return (lse - cos.diagonal()/tau).sigmoid(), q/(len(cos)*tau), torch.ones_like(lse)
 
 # %% ../../nbs/losses/00_infonce.ipynb #8fd0b2a8

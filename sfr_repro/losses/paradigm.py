@@ -5,11 +5,11 @@
 # %% auto #0
 __all__ = ['REDUCTIONS', 'MOVES', 'ALLOWED', 'RECIPES', 'reduction_factor', 'compose', 'pull_of', 'FrozenPair', 'Paradigm',
            'check_paradigm', 'freeze_pair', 'paradigm_energy', 'paradigm_grad', 'anchor_components', 'recipe',
-           'recipe_of', 'contrastive', 'infonce_recipe', 'arccon_recipe', 'mpt_recipe', 'mat_recipe', 'met_recipe',
-           'simulated_gradient_recipe', 'softcse_weight_recipe', 'softcse_temperature_recipe', 'repaired_dissipation',
-           'mhe_recipe', 'mhe_repaired_recipe', 'mhs_recipe', 'mhs_repaired_recipe', 'vicreg_recipe',
-           'vicreg_repaired_recipe', 'barlow_twins_recipe', 'barlow_twins_repaired_recipe', 'surrogate_recipe',
-           'loss_spec']
+           'recipe_of', 'contrastive', 'own_scores', 'infonce_recipe', 'arccon_recipe', 'mpt_recipe', 'mat_recipe',
+           'met_recipe', 'simulated_gradient_recipe', 'softcse_weight_recipe', 'softcse_temperature_recipe',
+           'repaired_dissipation', 'mhe_recipe', 'mhe_repaired_recipe', 'mhs_recipe', 'mhs_repaired_recipe',
+           'vicreg_recipe', 'vicreg_repaired_recipe', 'barlow_twins_recipe', 'barlow_twins_repaired_recipe',
+           'surrogate_recipe', 'loss_spec']
 
 # %% ../../nbs/losses/10_paradigm.ipynb #7f9a2bb4
 import inspect
@@ -22,6 +22,7 @@ from ..core.notation import Components, as_views
 from .arccon import arccon
 from .barlow_twins import barlow_twins, barlow_twins_repaired
 from .components import GD, Batch, Component, R, W, as_component, evaluate_component
+from .hard_negatives import as_candidates, weigh_own
 from .hypersphere import REPAIRS, check_repair, mhe, mhe_repaired, mhs, mhs_repaired
 from .infonce import infonce
 from .simulated_gradient import simulated_gradient
@@ -74,6 +75,11 @@ class FrozenPair:
     second:Components|None # Of the positives, views exchanged; None when they are no anchors
     h:Tensor # `(B, D)`
     h_pos:Tensor # `(B, D)`
+    h_neg:Tensor|None=None # Hard negatives, `(M, D)`
+
+    @property
+    def candidates(self)->Tensor: # Of the anchors, `(B, D)` or `(B+M, D)`
+        return self.h_pos if self.h_neg is None else torch.cat([self.h_pos, self.h_neg])
 
 # %% ../../nbs/losses/10_paradigm.ipynb #02dca698
 MOVES = ("views", "pairs", "alignment", "anchors")
@@ -95,20 +101,25 @@ class Paradigm:
     def __post_init__(self):
         check_paradigm(self)
 
-    def __call__(self, h:Tensor, h_pos:Tensor, **tensors:Tensor)->Tensor: # Shape `()`
-        return self.energy(h, h_pos, self.coefficients(h, h_pos, **tensors))
+    # `h_neg` are hard negatives, `(M, D)`, for a composition with cross-view negatives
+    def __call__(self, h:Tensor, h_pos:Tensor, h_neg:Tensor|None=None, **tensors:Tensor)->Tensor:
+        return self.energy(h, h_pos, self.coefficients(h, h_pos, h_neg, **tensors), h_neg)
 
-    def coefficients(self, h:Tensor, h_pos:Tensor, **tensors:Tensor)->FrozenPair:
-        return freeze_pair(self, h, h_pos, tensors)
+    def coefficients(self, h:Tensor, h_pos:Tensor, h_neg:Tensor|None=None,
+                     **tensors:Tensor)->FrozenPair:
+        return freeze_pair(self, (h,h_pos,h_neg), tensors)
 
-    def energy(self, h:Tensor, h_pos:Tensor, coefficients:FrozenPair)->Tensor: # Shape `()`
-        return paradigm_energy(self, h, h_pos, coefficients)
+    def energy(self, h:Tensor, h_pos:Tensor, coefficients:FrozenPair,
+               h_neg:Tensor|None=None)->Tensor: # Shape `()`
+        return paradigm_energy(self, (h,h_pos,h_neg), coefficients)
 
-    def grad(self, h:Tensor, h_pos:Tensor, **tensors:Tensor)->tuple[Tensor,Tensor]:
-        return paradigm_grad(self, self.coefficients(h, h_pos, **tensors))
+    def grad(self, h:Tensor, h_pos:Tensor, h_neg:Tensor|None=None,
+             **tensors:Tensor)->tuple[Tensor,...]:
+        return paradigm_grad(self, self.coefficients(h, h_pos, h_neg, **tensors))
 
-    def components(self, h:Tensor, h_pos:Tensor, **tensors:Tensor)->Components:
-        return anchor_components(self, self.coefficients(h, h_pos, **tensors))
+    def components(self, h:Tensor, h_pos:Tensor, h_neg:Tensor|None=None,
+                   **tensors:Tensor)->Components:
+        return anchor_components(self, self.coefficients(h, h_pos, h_neg, **tensors))
 
     @property
     def name(self)->str:
@@ -132,38 +143,43 @@ def check_paradigm(
 # %% ../../nbs/losses/10_paradigm.ipynb #6d32c865
 def freeze_pair(
     p:Paradigm, # The composition
-    h:Tensor, # Anchors, `(B, D)`
-    h_pos:Tensor, # Positives, `(B, D)`
+    views:tuple, # Anchors and positives, `(B, D)`, and hard negatives, `(M, D)`, or None
     tensors:dict, # What `needs` names
 )->FrozenPair: # Zeros for a batch of one
     "Evaluate the components in each direction that counts"
     if set(tensors) != set(p.needs):
         given,taken = ", ".join(tensors) or "no tensors", ", ".join(p.needs) or "none"
         raise UserError(f"the composition was given {given} beside the views: it takes {taken}")
-    h,h_pos = (x.detach() for x in as_views(h, h_pos))
-    none = torch.zeros_like(h[:,0])
-    zero = Components(none, h.new_zeros(len(h),len(h)), none, p.negatives)
+    h,candidates = (x.detach() for x in as_candidates(*views))
+    h_pos,h_neg = candidates[:len(h)], None if views[2] is None else candidates[len(h):]
+    if h_neg is not None and p.negatives=="same":
+        raise UserError("a composition with negatives 'same' was given h_neg: its anchors are "
+                        "compared with their own view, leave h_neg out")
     def weigh(b): return evaluate_component("weight", p.weight, b, p.signed)
-    def one(b): return compose(p, b) if len(h) > 1 else zero
-    batch = Batch(h, h_pos, p.negatives, tensors, weigh)
+    def one(b):
+        if b.sim.shape[1] > 1: return compose(p, b)
+        none = torch.zeros_like(h[:,0])
+        return Components(none, torch.zeros_like(b.sim), none, p.negatives)
+    batch = Batch(h, h_pos, p.negatives, tensors, weigh, h_neg)
     second = one(batch.other) if p.moves in ("views","alignment") else None
-    pair = FrozenPair(one(batch), second, h, h_pos)
+    pair = FrozenPair(one(batch), second, h, h_pos, h_neg)
     batch.drop_other()                          # and free their (B, B) tensors now
     return pair
 
 # %% ../../nbs/losses/10_paradigm.ipynb #8f6c4c99
 def paradigm_energy(
     p:Paradigm, # The composition
-    h:Tensor, # Anchors, `(B, D)`
-    h_pos:Tensor, # Positives, `(B, D)`
+    views:tuple, # Anchors and positives, `(B, D)`, and hard negatives, `(M, D)`, or None
     c:FrozenPair, # What stands still
 )->Tensor: # Shape `()`
     "Equation (energy)"
-    h,h_pos = as_views(h, h_pos)
+    h,h_pos = as_views(*views[:2])
     def one(c, x, negatives, partner):
         return (x*(c.push @ negatives)).sum() - (pull_of(c)*x*partner).sum()
-    n,n_pos = (c.h,c.h_pos) if p.negatives=="same" else (c.h_pos,c.h)     # frozen, of either view
-    if p.moves=="pairs": return one(c.first, h, h_pos, h_pos)
+    n,n_pos = (c.h,c.h_pos) if p.negatives=="same" else (c.candidates,c.h) # frozen, of either view
+    if p.moves=="pairs":
+        hard = c.h_neg if views[2] is None else views[2]
+        return one(c.first, h, as_candidates(h, h_pos, hard)[1], h_pos)
     if p.moves=="anchors": return one(c.first, h, n, c.h_pos)
     if p.moves=="views": return one(c.first, h, n, c.h_pos) + one(c.second, h_pos, n_pos, c.h)
     return one(c.first, h, n, h_pos) + one(c.second, h_pos, n_pos, h)
@@ -172,15 +188,18 @@ def paradigm_energy(
 def paradigm_grad(
     p:Paradigm, # The composition
     c:FrozenPair, # What stands still
-)->tuple[Tensor,Tensor]: # `(dE/dh, dE/dh_pos)` at the frozen point, each `(B, D)`
+)->tuple[Tensor,...]: # `dE/dh` and `dE/dh_pos` at the frozen point, and `dE/dh_neg` if there is one
     "Gradient of (energy), no autograd"
-    n,n_pos = (c.h,c.h_pos) if p.negatives=="same" else (c.h_pos,c.h)
-    P,a = c.first.push, pull_of(c.first)
-    if p.moves=="anchors": return P @ n - a*c.h_pos, torch.zeros_like(c.h)
-    if p.moves=="pairs": return P @ n - a*c.h_pos, P.T @ c.h - a*c.h
+    n,n_pos = (c.h,c.h_pos) if p.negatives=="same" else (c.candidates,c.h)
+    P,a,B = c.first.push, pull_of(c.first), len(c.h)
+    hard = () if c.h_neg is None else (torch.zeros_like(c.h_neg),)
+    if p.moves=="anchors": return P @ n - a*c.h_pos, torch.zeros_like(c.h), *hard
+    if p.moves=="pairs":
+        pushed = P.T @ c.h
+        return P @ n - a*c.h_pos, pushed[:B] - a*c.h, *(pushed[B:] for _ in hard)
     P_pos,a_pos = c.second.push, pull_of(c.second)
     if p.moves=="alignment": a = a_pos = a+a_pos
-    return P @ n - a*c.h_pos, P_pos @ n_pos - a_pos*c.h
+    return P @ n - a*c.h_pos, P_pos @ n_pos - a_pos*c.h, *hard
 
 # %% ../../nbs/losses/10_paradigm.ipynb #cc25921f
 def anchor_components(
@@ -192,7 +211,7 @@ def anchor_components(
     push,pull = c.first.push, pull_of(c.first) + pull_of(c.second)
     own,size = push.sum(1), pull.abs().amax(1)
     total = push_and_ratio(own, size)[0]        # a pull alone gets a push too small to be seen
-    lone = ((total-own)/max(len(push)-1, 1))[:,None]*(1-torch.eye(len(push)).to(push))
+    lone = ((total-own)/max(push.shape[1]-1, 1))[:,None]*(1-torch.eye(*push.shape).to(push))
     share = torch.where(total==0, 1, total)[:,None]
     ratio = torch.where(total[:,None]==0, 1, pull/share)
     if ratio.shape[1]==1: ratio = ratio[:,0]
@@ -228,14 +247,29 @@ def contrastive(dissipation:Component, weight:Component, ratio:Component, **choi
     "A composition of one direction in which each cosine moves both its ends"
     return Paradigm(dissipation, weight, ratio, moves="pairs", **choices)
 
+# %% ../../nbs/losses/10_paradigm.ipynb #f44c61d8
+def own_scores(
+    weight:float|None, # `hard_negative_weight` of a loss; None: nothing is added
+    scores:Callable, # Scores of a batch, as `W.softmax` takes them
+)->Callable|None: # The same with the weight; None where there is none
+    "Scores with SimCSE's weight for the own hard negatives"
+    if weight is None: return None
+    def weighed(b):
+        if b.h_neg is None and b.other.h_neg is not None: return scores(b)
+        anchors = b.sim.shape[1] - (0 if b.h_neg is None else len(b.h_neg))
+        return weigh_own(scores(b), weight, anchors)
+    return weighed
+
 # %% ../../nbs/losses/10_paradigm.ipynb #bb660047
 @recipe_of(infonce)
-def infonce_recipe(*, tau):
-    return contrastive(GD.infonce(tau), W.softmax(tau)/tau, R.constant(1))
+def infonce_recipe(*, tau, hard_negative_weight):
+    scores = own_scores(hard_negative_weight, lambda b: b.sim/tau)
+    return contrastive(GD.infonce(tau, scores), W.softmax(tau, scores)/tau, R.constant(1))
 
 @recipe_of(arccon)
-def arccon_recipe(*, tau, u):
-    return contrastive(GD.arc(u, tau), W.softmax(tau)/tau, R.arc(u))
+def arccon_recipe(*, tau, u, hard_negative_weight):
+    scores = own_scores(hard_negative_weight, lambda b: b.sim/tau)
+    return contrastive(GD.arc(u, tau, scores), W.softmax(tau, scores)/tau, R.arc(u))
 
 # %% ../../nbs/losses/10_paradigm.ipynb #ca884945
 @recipe_of(mpt)
@@ -255,32 +289,40 @@ def met_recipe(*, margin, eps, form):
 
 # %% ../../nbs/losses/10_paradigm.ipynb #46a17db4
 @recipe_of(simulated_gradient)
-def simulated_gradient_recipe(*, margin, tau, ratio, power, eps, form):
+def simulated_gradient_recipe(*, margin, tau, ratio, power, eps, form,
+                              hard_negative_weight):
     check_choice("form", form, ("official","paper"))
     weight = W.softmax(tau) if power is None else W.power(power, eps)
+    if hard_negative_weight is not None:
+        def plain(b): return b.sim/tau if power is None else power*b.sim.clamp(min=eps).log()
+        weight = W.softmax(tau, own_scores(hard_negative_weight, plain))
     moves = "alignment" if form=="official" else "views"
     return Paradigm(GD.margin(margin), weight, R.constant(ratio), moves=moves, reduction="entries")
 
 # %% ../../nbs/losses/10_paradigm.ipynb #ea15803b
 @recipe_of(softcse_weight)
-def softcse_weight_recipe(*, tau, rule, alpha, kappa, control):
+def softcse_weight_recipe(*, tau, rule, alpha, kappa, control,
+                          hard_negative_weight):
     def weighted(b):
         reference = as_reference(b.tensors["sim_ref"], b.h, b.sim.shape[1])
         weights = softcse_weights(softcse_control(reference, control), rule, alpha, kappa)
         return b.sim/tau + weights.log()
-    weight = W.softmax(tau, weighted)/tau
-    return contrastive(GD.infonce(tau, weighted), weight, R.constant(1), needs=("sim_ref",))
+    scores = own_scores(hard_negative_weight, weighted) or weighted
+    weight = W.softmax(tau, scores)/tau
+    return contrastive(GD.infonce(tau, scores), weight, R.constant(1), needs=("sim_ref",))
 
 # %% ../../nbs/losses/10_paradigm.ipynb #634d6cb8
 @recipe_of(softcse_temperature)
-def softcse_temperature_recipe(*, tau, rule, alpha, mean_tau, control):
+def softcse_temperature_recipe(*, tau, rule, alpha, mean_tau, control,
+                               hard_negative_weight):
     def inverse(b):
         reference = as_reference(b.tensors["sim_ref"], b.h, b.sim.shape[1])
         controlled = softcse_control(reference, control)
         return 1/softcse_temperatures(controlled, tau, rule, alpha, mean_tau)
     def heated(b): return b.sim*inverse(b)
-    weight = W.softmax(tau, heated)*inverse
-    return contrastive(GD.infonce(tau, heated), weight, R.pull(1/tau), needs=("sim_ref",))
+    scores = own_scores(hard_negative_weight, heated) or heated
+    weight = W.softmax(tau, scores)*inverse
+    return contrastive(GD.infonce(tau, scores), weight, R.pull(1/tau), needs=("sim_ref",))
 
 # %% ../../nbs/losses/10_paradigm.ipynb #eaaed6ff
 def repaired_dissipation(
@@ -368,14 +410,16 @@ def loss_spec(
     kinds = inspect.Parameter
     constants = [p.replace(kind=kinds.KEYWORD_ONLY)
         for p in inspect.signature(build).parameters.values()]
-    tensors = ("h", "h_pos", *build().needs)
-    views = [kinds(n, kinds.POSITIONAL_OR_KEYWORD) for n in tensors]
+    p = build()
+    views = [kinds(n, kinds.POSITIONAL_OR_KEYWORD) for n in ("h", "h_pos", *p.needs)]
+    if p.negatives=="cross": views.append(kinds("h_neg", kinds.POSITIONAL_OR_KEYWORD, default=None))
     signature = inspect.Signature(views + constants)
     def method(role):
         def f(*args, **given):
             bound = signature.bind(*args, **given).arguments
             p = build(**{c.name:bound[c.name] for c in constants if c.name in bound})
-            return getattr(p, role)(bound["h"], bound["h_pos"], **{k:bound[k] for k in p.needs})
+            seen = {k:bound[k] for k in ("h_neg", *p.needs) if k in bound}
+            return getattr(p, role)(bound["h"], bound["h_pos"], **seen)
         f.__name__,f.__signature__ = name,signature
         return f
     def energy(h, h_pos, coefficients, **constants):

@@ -28,6 +28,7 @@ from sfr_repro.losses.barlow_twins import (
     barlow_twins_textbook_spec,
 )
 from .decompose import decompose
+from .hard_negatives import OWN_WEIGHT
 from .hypersphere import mhe_repaired_spec, mhe_spec, mhs_repaired_spec, mhs_spec
 from .infonce import infonce_spec
 from .paradigm import Paradigm, loss_spec
@@ -48,17 +49,19 @@ LOSSES = {spec.name:spec for spec in (
 )}
 
 # %% ../../nbs/losses/13_registry.ipynb #b409f762
-def _sample(spec):
+def _sample(spec, hard=False):
     "Two views of four rows and a reference for each tensor that is needed; the same every time"
     draw = torch.Generator().manual_seed(0)
-    h,h_pos,v = (unit_rows(torch.randn(4, 6, generator=draw, dtype=torch.float64))
-        for _ in range(3))
-    return h, unit_rows(h+h_pos), {n:(v @ v.T).clamp(-1, 1) for n in spec.needs}
+    h,h_pos,v,w = (unit_rows(torch.randn(4, 6, generator=draw, dtype=torch.float64))
+        for _ in range(4))
+    candidates = torch.cat([v,w]) if hard else v
+    given = {n:(v @ candidates.T).clamp(-1, 1) for n in spec.needs}
+    return h, unit_rows(h+h_pos), given | ({"h_neg":w} if hard else {})
 
 # %% ../../nbs/losses/13_registry.ipynb #c97695e4
 def _check_constants(loss):
     "`UserError` for constants that are out of range, or whose gradient float32 cannot hold"
-    h,h_pos,tensors = _sample(loss.spec)
+    h,h_pos,tensors = _sample(loss.spec, loss.constants.get(OWN_WEIGHT) is not None)
     tensors = {k:x.float() for k,x in tensors.items()}
     try: g = replace(loss, normalize=True).grad(h.float(), h_pos.float(), **tensors)
     except (ValueError, TypeError) as e: raise UserError(f"{loss.name}: {e}") from None
@@ -85,7 +88,8 @@ def make_loss(
         known = ", ".join(spec.constants) or "none"
         raise UserError(f"{name} has no constant {unknown[0]!r}: it may have {known}")
     def exact(k, v):
-        return float(v) if type(v) is int and isinstance(spec.constants[k], float) else v
+        real = isinstance(spec.constants[k], float) or k==OWN_WEIGHT
+        return float(v) if type(v) is int and real else v
     given = {k:exact(k, v) for k,v in constants.items()}                  # tau=1 is tau=1.0
     loss = Loss(spec, {**spec.constants, **given}, normalize)
     _check_constants(loss)
@@ -106,13 +110,18 @@ def _named(f, name):
 # %% ../../nbs/losses/13_registry.ipynb #1bcc2a97
 def _autograd(f, h, h_pos, **given):
     "The gradient where none is given"
+    hard = given.pop("h_neg", None)
     with torch.enable_grad():
         views = [x.detach().requires_grad_() for x in as_views(h, h_pos)]
-        y = f(*views, **given)
+        if hard is not None: views.append(hard.to(views[0]).detach().requires_grad_())
+        y = f(*views[:2], **given, **({"h_neg":views[2]} if hard is not None else {}))
         return torch.autograd.grad(y, views, allow_unused=True, materialize_grads=True)
 
 def _decomposed(f, h, h_pos, **given):
     "The components where none are given"
+    if given.pop("h_neg", None) is not None:
+        raise UserError("a loss that was registered without components has none for hard "
+                        "negatives: leave h_neg out, or register it with components")
     def loss(a, b): return f(a, b, **given)
     with torch.enable_grad(): return decompose(loss, h, h_pos).components()
 
@@ -129,8 +138,9 @@ def _entry(loss, name, grad, components):
         raise UserError(f"register was given {loss!r}: "
                         "it must be a function of two views, a composition, or a LossSpec")
     value = _named(loss, name or getattr(loss, "__name__", type(loss).__name__))
+    unknown = components is None
     grad,components = grad or partial(_autograd, loss), components or partial(_decomposed, loss)
-    return LossSpec(value, grad, components, any_length=True)
+    return LossSpec(value, grad, components, any_length=True, decomposed=unknown)
 
 # %% ../../nbs/losses/13_registry.ipynb #2a038420
 def _check_signature(spec):
@@ -146,7 +156,7 @@ def _check_signature(spec):
     if len(views) < 2 or open_ended:
         raise UserError(f"loss {name!r} takes ({', '.join(map(str, p))}): "
                         "it must take (h, h_pos, *, constants), without *args and **kwargs")
-    if extra := [x for x in views if x.default is not kinds.empty]:
+    if extra := [x for x in views if x.default is not kinds.empty and x.name != "h_neg"]:
         raise UserError(f"loss {name!r} has {extra[0].name} among its tensors: "
                         f"a constant stands after a bare *, as in (h, h_pos, *, {extra[0]})")
     if bare := [x for x in p if x.kind is kinds.KEYWORD_ONLY and x.default is kinds.empty]:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from ..core.errors import check_choice, check_non_negative, check_positive
 from ..core.notation import Components, as_views, softmax_negatives
+from .hard_negatives import as_candidates, weigh_own
 from .spec import frozen_loss
 from .triplet import push_and_ratio
 
@@ -32,16 +33,18 @@ def active_rows(
 
 # %% ../../nbs/losses/03_simulated_gradient.ipynb #9580eff5
 def frozen_weights(
-    sim:Tensor, # Cosines of anchors (rows) and candidates (columns), `(B, B)`
+    sim:Tensor, # Cosines of anchors (rows) and candidates (columns), `(B, B)` or `(B, B+M)`
     *,
     margin:float, tau:float, power:float|None, eps:float, # As in `simulated_gradient`
-)->tuple[Tensor,Tensor]: # Active rows, bool `(B,)`, and weights `(B, B)`, zero diagonal
+    hard_negative_weight:float|None=None, # As in `weigh_own`
+)->tuple[Tensor,Tensor]: # Active rows, bool `(B,)`, and weights as `sim`, zero diagonal
     "Dissipation and weight of one direction; rows of the weight sum to `1/(active rows * B)`"
     check_positive(margin=margin, tau=tau, eps=eps)
     check_non_negative(power=power or 0)
-    if len(sim)==1: return sim.new_zeros(1, dtype=torch.bool), torch.zeros_like(sim)
-    active = active_rows(sim, sim.diagonal(), margin)
     scores = sim/tau if power is None else power*sim.clamp(min=eps).log()
+    scores = weigh_own(scores, hard_negative_weight)
+    if sim.shape[1]==1: return sim.new_zeros(1, dtype=torch.bool), torch.zeros_like(sim)
+    active = active_rows(sim, sim.diagonal(), margin)
     return active, softmax_negatives(scores)[0]/(active.sum().clamp(min=1)*len(sim))
 
 # %% ../../nbs/losses/03_simulated_gradient.ipynb #32b548e9
@@ -54,15 +57,17 @@ class FrozenTerms:
     c_pos:Tensor # `(B, D)`
     a:Tensor # `(B,)`
     active:Tensor # `(B,)`, bool: active rows of the first direction
-    weight:Tensor # `(B, B)`, of the first direction
+    weight:Tensor # `(B, B)`, of the first direction; with hard negatives `(B, B+M)`
     total_pos:Tensor # `(B,)`, total weight of the second direction, 0 where it is not active
     ratio:float # Nominal ratio
     joint:bool # Whether the product of the alignment moves both views
+    h_neg:Tensor|None=None # Hard negatives, `(M, D)`
 
 # %% ../../nbs/losses/03_simulated_gradient.ipynb #b5505a9b
 def simulated_gradient_coefficients(
     h:Tensor, # First view, unit rows, `(B, D)`
     h_pos:Tensor, # Second view, unit rows, `(B, D)`; row `i` pairs with row `i` of `h`
+    h_neg:Tensor|None=None, # Hard negatives of the first view, unit rows, `(M, D)`; None: none
     *,
     margin:float=.3, # Difference of cosines from which on an anchor rests, above 0; above 2: never
     tau:float=.05, # Temperature of the weights, above 0; unused with a power
@@ -70,18 +75,22 @@ def simulated_gradient_coefficients(
     power:float|None=None, # Exponent of the weights, 0 or above; None for the softmax
     eps:float=1e-4, # Floor of the cosines under a power, above 0
     form:str="official", # `"official"`: alignment in both directions; `"paper"`: the partner frozen
+    hard_negative_weight:float|None=None, # As in `weigh_own`
 )->FrozenTerms:
     "What `simulated_gradient` freezes"
     check_positive(ratio=ratio); check_choice("form", form, ("official","paper"))
-    h,h_pos = (x.detach() for x in as_views(h, h_pos))
-    sim,k = h @ h_pos.T, dict(margin=margin, tau=tau, power=power, eps=eps)
-    (active,weight),(active_pos,weight_pos) = frozen_weights(sim,**k), frozen_weights(sim.T,**k)
+    h,candidates = (x.detach() for x in as_candidates(h, h_pos, h_neg))
+    h_pos,h_neg = candidates[:len(h)], None if h_neg is None else candidates[len(h):]
+    sim,k = h @ candidates.T, dict(margin=margin, tau=tau, power=power, eps=eps)
+    active,weight = frozen_weights(sim, **k, hard_negative_weight=hard_negative_weight)
+    active_pos,weight_pos = frozen_weights(sim[:,:len(h)].T, **k)
     push,push_pos = active[:,None]*weight, active_pos[:,None]*weight_pos
     pull,pull_pos = ratio*push.sum(1), ratio*push_pos.sum(1)
-    c,c_pos,a = push @ h_pos, push_pos @ h, pull+pull_pos
+    c,c_pos,a = push @ candidates, push_pos @ h, pull+pull_pos
     if form=="paper": c,c_pos,a = c - pull[:,None]*h_pos, c_pos - pull_pos[:,None]*h, 0*pull
     total_pos = active_pos*weight_pos.sum(1)
-    return FrozenTerms(h, h_pos, c, c_pos, a, active, weight, total_pos, ratio, form=="official")
+    joint = form=="official"
+    return FrozenTerms(h, h_pos, c, c_pos, a, active, weight, total_pos, ratio, joint, h_neg)
 
 # %% ../../nbs/losses/03_simulated_gradient.ipynb #b7d5a99a
 def simulated_gradient_energy(
@@ -94,17 +103,19 @@ def simulated_gradient_energy(
     return (h*k.c).sum() + (h_pos*k.c_pos).sum() - (k.a*(h*h_pos).sum(1)).sum()
 
 # %% ../../nbs/losses/03_simulated_gradient.ipynb #9f5b394d
-def linear_gradient(c:FrozenTerms)->tuple[Tensor,Tensor]: # `(dL/dh, dL/dh_pos)`, each `(B, D)`
+def linear_gradient(
+    c:FrozenTerms, # What stands still
+)->tuple[Tensor,...]: # `(dL/dh, dL/dh_pos)`, and zeros for hard negatives, which stand still too
     "Gradient of the energy at the frozen point, no autograd"
-    return c.c - c.a[:,None]*c.h_pos, c.c_pos - c.a[:,None]*c.h
+    g = c.c - c.a[:,None]*c.h_pos, c.c_pos - c.a[:,None]*c.h
+    return g if c.h_neg is None else (*g, torch.zeros_like(c.h_neg))
 
 # %% ../../nbs/losses/03_simulated_gradient.ipynb #d2ca0f2c
 def linear_components(c:FrozenTerms)->Components: # With cross-view negatives
     "Equation (sg-components), with the ratio of (sg-ratio) in the official form"
-    B = len(c.h)
     plain = Components(c.active.to(c.h.dtype), c.weight, torch.full_like(c.h[:,0], c.ratio),
         "cross")
-    if not c.joint or B==1: return plain
+    if not c.joint or c.weight.shape[1]==1: return plain
     total = c.weight.sum(1)
     push,ratios = push_and_ratio(c.active*total, c.ratio*(c.active*total + c.total_pos))
     return Components(push/total, c.weight, ratios, "cross")

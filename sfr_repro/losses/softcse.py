@@ -16,7 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from ..core.errors import UserError, check_choice, check_positive
-from ..core.notation import as_views, softmax_negatives
+from ..core.notation import softmax_negatives
+from .hard_negatives import as_candidates, weigh_own
 from .spec import one_way_loss
 
 # %% ../../nbs/losses/07_softcse.ipynb #508e1d47
@@ -44,18 +45,18 @@ CONTROLS = (None, "shuffled", "reversed")
 
 # %% ../../nbs/losses/07_softcse.ipynb #535cbe2d
 def softcse_control(
-    sim_ref:Tensor, # Reference similarities, `(B, B)`
+    sim_ref:Tensor, # Reference similarities, `(B, B)`, or `(B, B+M)` with hard negatives
     control:str|None=None, # None; "shuffled": each row's negatives permuted; "reversed": the sign
     seed:int=0, # Of the permutation, which depends on it and on `B` alone
-)->Tensor: # `(B, B)`
+)->Tensor: # As `sim_ref`
     "The reference, or a reference with its meaning taken away"
     check_choice("control", control, CONTROLS)
     if control is None: return sim_ref
     if control=="reversed": return -sim_ref
-    B,draw = len(sim_ref), torch.Generator().manual_seed(seed)
-    order = torch.rand(B, B-1, generator=draw).argsort(1).to(sim_ref.device)
+    (B,C),draw = sim_ref.shape, torch.Generator().manual_seed(seed)
+    order = torch.rand(B, C-1, generator=draw).argsort(1).to(sim_ref.device)
     row = torch.arange(B, device=order.device)[:,None]
-    column = torch.arange(B-1, device=order.device).expand(B, B-1)
+    column = torch.arange(C-1, device=order.device).expand(B, C-1)
     def negative(k): return k + (k >= row)          # k-th negative of each row: its column
     return sim_ref.scatter(1, negative(column), sim_ref.gather(1, negative(order)))
 
@@ -135,17 +136,17 @@ def softcse_temperatures(
     return tau*relative
 
 # %% ../../nbs/losses/07_softcse.ipynb #8ab8d628
-def log_weights(weights:Tensor, h:Tensor)->Tensor: # `(B, B)`, detached; `-inf` for a weight of 0
+def log_weights(weights:Tensor, cos:Tensor)->Tensor: # As `cos`, detached; `-inf` for a weight of 0
     "Take the logarithm of weights; `UserError` for a negative one, or a row that sums to 0"
-    if weights.shape != (len(h),)*2:
-        raise UserError(f"weights has shape {tuple(weights.shape)}: it must be {(len(h),)*2}")
+    if weights.shape != cos.shape:
+        raise UserError(f"weights has shape {tuple(weights.shape)}: it must be {tuple(cos.shape)}")
     own = own_columns(weights)
-    w = weights.detach().to(h).masked_fill(own, 0)
+    w = weights.detach().to(cos).masked_fill(own, 0)
     fine,some = (w >= 0) & (w < math.inf), w.any(1)
     if not fine.all():
         raise UserError(f"weights holds {w[~fine][0].item():g}: "
                         "a weight must be a finite number of at least 0")
-    if len(h) > 1 and not some.all():
+    if cos.shape[1] > 1 and not some.all():
         raise UserError(f"weights of row {(~some).nonzero()[0].item()} sum to 0: "
                         "each anchor needs a negative with a weight above 0")
     return w.masked_fill(own, 1).log()
@@ -154,48 +155,58 @@ def log_weights(weights:Tensor, h:Tensor)->Tensor: # `(B, B)`, detached; `-inf` 
 def softcse_weight_energy(
     h:Tensor, # Anchors, unit rows, `(B, D)`
     h_pos:Tensor, # Positives, unit rows, `(B, D)`
-    weights:Tensor, # Any, `(B, B)`, at least 0, in each row one above 0; the diagonal is ignored
+    # Any, `(B, B)` or `(B, B+M)`, at least 0, in each row one above 0; the diagonal is ignored
+    weights:Tensor,
+    h_neg:Tensor|None=None, # Hard negatives, unit rows, `(M, D)`; None: there are none
     *,
     tau:float=.05, # Temperature, above 0
+    hard_negative_weight:float|None=None, # As in `weigh_own`
 )->Tensor: # Mean over the batch, shape `()`, in nats; 0 for a batch of one
     "In-batch softmax loss with a weight for each negative"
     check_positive(tau=tau)
-    h,h_pos = as_views(h, h_pos)
-    added = log_weights(weights, h)
-    if len(h)==1: return (h*h_pos).sum()*0.
-    sim = h @ h_pos.T / tau
-    return -F.logsigmoid(sim.diagonal() - softmax_negatives(sim + added)[1]).mean()
+    h,candidates = as_candidates(h, h_pos, h_neg)
+    cos = h @ candidates.T
+    added = log_weights(weights, cos)
+    sim = cos/tau
+    against = weigh_own(sim + added, hard_negative_weight)
+    if len(candidates)==1: return cos.sum()*0.
+    return -F.logsigmoid(sim.diagonal() - softmax_negatives(against)[1]).mean()
 
 # %% ../../nbs/losses/07_softcse.ipynb #546cc2cc
 def softcse_weight(
     h:Tensor, # Anchors, unit rows, `(B, D)`
     h_pos:Tensor, # Positives, unit rows, `(B, D)`
-    sim_ref:Tensor, # Reference similarities, `(B, B)`, cosines in [-1, 1]; no gradient flows here
+    sim_ref:Tensor, # Reference similarities, `(B, B)` or `(B, B+M)`, cosines; no gradient flows
+    h_neg:Tensor|None=None, # Hard negatives, unit rows, `(M, D)`; None: there are none
     *,
     tau:float=.05, # Temperature, above 0; SimCSE's 0.05
     rule:str="W1", # "W1", "W2", "W3" or "W4", equation (weights)
     alpha:float=.5, # Strength of W4, from 0 to below 1
     kappa:float=.2, # Temperature of W3 and W4, above 0
     control:str|None=None, # None, "shuffled" or "reversed": see `softcse_control`
+    hard_negative_weight:float|None=None, # As in `weigh_own`
 )->Tensor: # Mean over the batch, shape `()`, in nats; 0 for a batch of one
     "SoftCSE-weight: InfoNCE with a weight for each negative from its reference similarity"
-    h,h_pos = as_views(h, h_pos)
-    weights = softcse_weights(softcse_control(as_reference(sim_ref, h), control),
-        rule, alpha, kappa)
-    return softcse_weight_energy(h, h_pos, weights, tau=tau)
+    anchors,candidates = as_candidates(h, h_pos, h_neg)
+    reference = softcse_control(as_reference(sim_ref, anchors, len(candidates)), control)
+    weights = softcse_weights(reference, rule, alpha, kappa)
+    return softcse_weight_energy(h, h_pos, weights, h_neg, tau=tau,
+        hard_negative_weight=hard_negative_weight)
 
 # %% ../../nbs/losses/07_softcse.ipynb #5c86ed60
 def softcse_weight_rows(
-    cos:Tensor, # Cosines of anchors (rows) and candidates (columns), `(B, B)`
-    sim_ref:Tensor, # Reference similarities, `(B, B)`
+    cos:Tensor, # Cosines of anchors (rows) and candidates (columns), `(B, B)` or `(B, B+M)`
+    sim_ref:Tensor, # Reference similarities, as `cos`
     *,
-    tau:float, rule:str, alpha:float, kappa:float, control:str|None, # As in `softcse_weight`
-)->tuple[Tensor,Tensor,Tensor]: # Dissipation `(B,)`, weight `(B, B)` and ratio `(B,)`
+    tau:float, rule:str, alpha:float, kappa:float, control:str|None,
+    hard_negative_weight:float|None=None, # As in `softcse_weight`
+)->tuple[Tensor,Tensor,Tensor]: # Dissipation `(B,)`, weight as `cos`, and ratio `(B,)`
     "Equation (SoftCSE-weight-components)"
     check_positive(tau=tau)
-    reference = softcse_control(as_reference(sim_ref, cos), control)
+    reference = softcse_control(as_reference(sim_ref, cos, cos.shape[1]), control)
     sim = cos/tau
-    q,lse = softmax_negatives(sim + softcse_weights(reference, rule, alpha, kappa).log())
+    scores = sim + softcse_weights(reference, rule, alpha, kappa).log()
+    q,lse = softmax_negatives(weigh_own(scores, hard_negative_weight))
     return (lse - sim.diagonal()).sigmoid(), q/(len(cos)*tau), torch.ones_like(lse)
 
 # %% ../../nbs/losses/07_softcse.ipynb #69c14082
@@ -204,12 +215,12 @@ softcse_weight_grad = softcse_weight_spec.grad
 softcse_weight_components = softcse_weight_spec.components
 
 # %% ../../nbs/losses/07_softcse.ipynb #d643a239
-def relative_temperatures(temperatures:Tensor, h:Tensor, tau:float)->Tensor: # `(B, B)`
+def relative_temperatures(temperatures:Tensor, cos:Tensor, tau:float)->Tensor: # As `cos`
     "Check temperatures and take `tau_ij/tau`; 1 on the diagonal"
-    if temperatures.shape != (len(h),)*2:
-        raise UserError(
-            f"temperatures has shape {tuple(temperatures.shape)}: it must be {(len(h),)*2}")
-    t = temperatures.detach().to(h).masked_fill(own_columns(temperatures), tau)
+    if temperatures.shape != cos.shape:
+        shapes = tuple(temperatures.shape), tuple(cos.shape)
+        raise UserError("temperatures has shape {}: it must be {}".format(*shapes))
+    t = temperatures.detach().to(cos).masked_fill(own_columns(temperatures), tau)
     fine = (t > 0) & (t < math.inf)
     if not fine.all():
         raise UserError(f"temperatures holds {t[~fine][0].item():g}: "
@@ -220,49 +231,57 @@ def relative_temperatures(temperatures:Tensor, h:Tensor, tau:float)->Tensor: # `
 def softcse_temperature_energy(
     h:Tensor, # Anchors, unit rows, `(B, D)`
     h_pos:Tensor, # Positives, unit rows, `(B, D)`
-    temperatures:Tensor, # Any temperatures, `(B, B)`, above 0; the diagonal is ignored
+    temperatures:Tensor, # Any, `(B, B)` or `(B, B+M)`, above 0; the diagonal is ignored
+    h_neg:Tensor|None=None, # Hard negatives, unit rows, `(M, D)`; None: there are none
     *,
     tau:float=.05, # The positive's temperature, above 0
+    hard_negative_weight:float|None=None, # As in `weigh_own`
 )->Tensor: # Mean over the batch, shape `()`, in nats; 0 for a batch of one
     "In-batch softmax loss with a temperature for each negative"
     check_positive(tau=tau)
-    h,h_pos = as_views(h, h_pos)
-    relative = relative_temperatures(temperatures, h, tau)
-    if len(h)==1: return (h*h_pos).sum()*0.
-    sim = h @ h_pos.T / tau
-    return -F.logsigmoid(sim.diagonal() - softmax_negatives(sim/relative)[1]).mean()
+    h,candidates = as_candidates(h, h_pos, h_neg)
+    cos = h @ candidates.T
+    relative = relative_temperatures(temperatures, cos, tau)
+    sim = cos/tau
+    against = weigh_own(sim/relative, hard_negative_weight)
+    if len(candidates)==1: return cos.sum()*0.
+    return -F.logsigmoid(sim.diagonal() - softmax_negatives(against)[1]).mean()
 
 # %% ../../nbs/losses/07_softcse.ipynb #1dbc37f9
 def softcse_temperature(
     h:Tensor, # Anchors, unit rows, `(B, D)`
     h_pos:Tensor, # Positives, unit rows, `(B, D)`
-    sim_ref:Tensor, # Reference similarities, `(B, B)`, cosines in [-1, 1]; no gradient flows here
+    sim_ref:Tensor, # Reference similarities, `(B, B)` or `(B, B+M)`, cosines; no gradient flows
+    h_neg:Tensor|None=None, # Hard negatives, unit rows, `(M, D)`; None: there are none
     *,
     tau:float=.05, # The common temperature, above 0; SimCSE's 0.05
     rule:str="T1", # "T1" or "T2", equation (temperatures)
     alpha:float=.5, # Strength of T1, at least 0
     mean_tau:bool=True, # Whether each row's mean over its negatives is brought to `tau`
     control:str|None=None, # None, "shuffled" or "reversed": see `softcse_control`
+    hard_negative_weight:float|None=None, # As in `weigh_own`
 )->Tensor: # Mean over the batch, shape `()`, in nats; 0 for a batch of one
     "SoftCSE-temperature: InfoNCE with a temperature for each negative, from the reference"
-    h,h_pos = as_views(h, h_pos)
-    reference = softcse_control(as_reference(sim_ref, h), control)
+    anchors,candidates = as_candidates(h, h_pos, h_neg)
+    reference = softcse_control(as_reference(sim_ref, anchors, len(candidates)), control)
     temperatures = softcse_temperatures(reference, tau, rule, alpha, mean_tau)
-    return softcse_temperature_energy(h, h_pos, temperatures, tau=tau)
+    return softcse_temperature_energy(h, h_pos, temperatures, h_neg, tau=tau,
+        hard_negative_weight=hard_negative_weight)
 
 # %% ../../nbs/losses/07_softcse.ipynb #35285bd1
 def softcse_temperature_rows(
-    cos:Tensor, # Cosines of anchors (rows) and candidates (columns), `(B, B)`
-    sim_ref:Tensor, # Reference similarities, `(B, B)`
+    cos:Tensor, # Cosines of anchors (rows) and candidates (columns), `(B, B)` or `(B, B+M)`
+    sim_ref:Tensor, # Reference similarities, as `cos`
     *,
-    tau:float, rule:str, alpha:float, mean_tau:bool, control:str|None, # As in `softcse_temperature`
-)->tuple[Tensor,Tensor,Tensor]: # Dissipation `(B,)`, weight `(B, B)` and ratio `(B,)`
+    tau:float, rule:str, alpha:float, mean_tau:bool, control:str|None,
+    hard_negative_weight:float|None=None, # As in `softcse_temperature`
+)->tuple[Tensor,Tensor,Tensor]: # Dissipation `(B,)`, weight as `cos`, and ratio `(B,)`
     "Equation (SoftCSE-temperature-components): the ratio is a harmonic mean of `tau_ij/tau`"
-    reference = softcse_control(as_reference(sim_ref, cos), control)
+    reference = softcse_control(as_reference(sim_ref, cos, cos.shape[1]), control)
     temperatures = softcse_temperatures(reference, tau, rule, alpha, mean_tau)
     relative = relative_temperatures(temperatures, cos, tau)
     sim = cos/tau
-    q,lse = softmax_negatives(sim/relative)
+    q,lse = softmax_negatives(weigh_own(sim/relative, hard_negative_weight))
     ratio = q.sum(1)/(q/relative).sum(1)
     return (lse - sim.diagonal()).sigmoid(), q/relative/(len(cos)*tau), ratio
 

@@ -13,7 +13,9 @@ from dataclasses import FrozenInstanceError, dataclass
 from functools import wraps
 import torch
 from torch import Tensor, nn
-from ..core.notation import Components, as_views, result_type, unit_rows
+from ..core.errors import UserError
+from ..core.notation import Components, result_type, unit_rows
+from .hard_negatives import OWN_WEIGHT, as_candidates
 
 # %% ../../nbs/losses/08_spec.ipynb #de786523
 def keyword_only(f):
@@ -40,6 +42,7 @@ class LossSpec:
     paradigm:Callable|None = None # For a composed loss: `paradigm(*, constants) -> Paradigm`
     tiled:Callable|None = None # Its linear-memory form, as `losses.tiled` writes it
     any_length:bool = False # Whether it is meant for rows of any length
+    decomposed:bool = False # Whether `decompose` reads its components, each time
     wide:bool = False # Whether float32 loses digits that count, so that float64 is used inside
 
     @property
@@ -51,9 +54,13 @@ class LossSpec:
         return {p.name:p.default for p in keyword_only(self.value)}
 
     @property
-    def needs(self)->tuple[str,...]: # Tensors beside the two views
+    def needs(self)->tuple[str,...]: # Tensors beside the views
         names = list(inspect.signature(self.value).parameters)
-        return tuple(n for n in names[2:] if n not in self.constants)
+        return tuple(n for n in names[2:] if n not in ("h_neg", *self.constants))
+
+    @property
+    def hard(self)->bool: # Whether it takes hard negatives, `h_neg`
+        return "h_neg" in inspect.signature(self.value).parameters
 
 # %% ../../nbs/losses/08_spec.ipynb #d5e75dfa
 def shares_constants(
@@ -91,28 +98,34 @@ def built(
 def one_way_grad(
     c:Components, # Of a loss in which a cosine `h_i.h_pos_j` moves both its factors
     h:Tensor, # Anchors, `(B, D)`, float32 or float64
-    h_pos:Tensor, # Positives, `(B, D)`
-)->tuple[Tensor,Tensor]: # `(dL/dh, dL/dh_pos)`, each `(B, D)`
-    "Gradients of both views from components with cross-view negatives"
-    push,pull = c.push, (c.push.sum(1)*c.ratio)[:,None]
-    return push @ h_pos - pull*h_pos, push.T @ h - pull*h
+    candidates:Tensor, # Positives, `(B, D)`, and the hard negatives after them, `(B+M, D)`
+)->tuple[Tensor,...]: # `dL/dh`, `dL/dh_pos`, and `dL/dh_neg` where there are hard negatives
+    "Gradients of the views from components with cross-view negatives"
+    push,pull,B = c.push, (c.push.sum(1)*c.ratio)[:,None], len(h)
+    pushed = push.T @ h
+    g = push @ candidates - pull*candidates[:B], pushed[:B] - pull*h
+    return g if len(candidates)==B else (*g, pushed[B:])
 
 # %% ../../nbs/losses/08_spec.ipynb #3b99d922
 def one_way_loss(
     value:Callable, # `value(h, h_pos, *tensors, constants) -> Tensor ()`
     rows:Callable, # `rows(cosines, *tensors, constants) -> (dissipation, weight, ratio)`
 )->LossSpec: # Its gradient and components have the constants of `value`
-    "A loss of one direction with cross-view negatives"
-    def components(h, h_pos, *tensors, **constants):
-        h,h_pos = as_views(h, h_pos)
-        found = rows(h @ h_pos.T, *tensors, **constants)
-        one = h.new_ones(len(h))
+    "A loss of one direction with cross-view negatives, and with hard ones where `value` has them"
+    names = list(inspect.signature(value).parameters)[2:]
+    def parts(h, h_pos, tensors, given):
+        given = dict(zip(names, tensors, strict=False)) | given
+        hard = given.pop("h_neg", None) if "h_neg" in names else None
+        h,candidates = as_candidates(h, h_pos, hard)
+        found,one = rows(h @ candidates.T, **given), h.new_ones(len(h))
         alone = 0*one, h.new_zeros(1, 1), one
-        return Components(*(found if len(h) > 1 else alone), "cross")
+        return Components(*(found if len(candidates) > 1 else alone), "cross"), h, candidates
+
+    def components(h, h_pos, *tensors, **constants):
+        return parts(h, h_pos, tensors, constants)[0]
 
     def grad(h, h_pos, *tensors, **constants):
-        h,h_pos = as_views(h, h_pos)
-        return one_way_grad(components(h, h_pos, *tensors, **constants), h, h_pos)
+        return one_way_grad(*parts(h, h_pos, tensors, constants))
 
     return LossSpec(value, built(grad, "grad", value), built(components, "components", value))
 
@@ -125,14 +138,14 @@ def frozen_loss(
     wide:bool=False, # As in `LossSpec`
 )->LossSpec: # Of the loss `x`
     "A loss that stops gradients, from its two halves"
-    def value(h, h_pos, **constants):
-        return energy(h, h_pos, coefficients(h, h_pos, **constants))
+    def value(h, h_pos, *tensors, **constants):
+        return energy(h, h_pos, coefficients(h, h_pos, *tensors, **constants))
 
-    def grad(h, h_pos, **constants):
-        return gradient(coefficients(h, h_pos, **constants))
+    def grad(h, h_pos, *tensors, **constants):
+        return gradient(coefficients(h, h_pos, *tensors, **constants))
 
-    def components(h, h_pos, **constants):
-        return read(coefficients(h, h_pos, **constants))
+    def components(h, h_pos, *tensors, **constants):
+        return read(coefficients(h, h_pos, *tensors, **constants))
 
     value,grad,components = (
         built(f, f.__name__, coefficients, "coefficients") for f in (value,grad,components))
@@ -202,7 +215,7 @@ class Loss(nn.Module):
 
     def __repr__(self):
         constants = [f"{k}={v:.4g}" if isinstance(v, float) else f"{k}={v!r}"
-            for k,v in self.constants.items()]
+            for k,v in self.constants.items() if k != OWN_WEIGHT or v is not None]
         if self.normalize: constants.append("normalize=True")
         if self.strips: constants.append(f"tile={self.strips.tile}")
         return f"{self.name}({', '.join(constants)})"
@@ -224,30 +237,40 @@ class Loss(nn.Module):
         if self.strips and len(h) > self.strips.small: return getattr(self.strips, role)
         return _whole(getattr(self.spec, role))
 
-    def _call(self, f, h, h_pos, tensors):
+    def _call(self, f, views, tensors):
+        views = {k:x for k,x in views.items() if x is not None}
+        if "h_neg" in views and not self.spec.hard:
+            raise UserError(f"{self.name} was given h_neg: it compares no anchor with a list of "
+                            "candidates, so hard negatives have no place in it, leave h_neg out")
         if set(self.needs) != set(tensors):
             given,taken = ", ".join(tensors) or "no tensors", ", ".join(self.needs) or "none"
             raise ValueError(f"{self.name} was given {given} beside the views: it takes {taken}")
-        with torch.autocast(h.device.type, enabled=False):      # similarities in bf16 would pass 1
-            if self.normalize: h,h_pos = self.unit_rows(h), self.unit_rows(h_pos)
-            return f(h, h_pos, **tensors, **self.constants)
+        with torch.autocast(views["h"].device.type, enabled=False):     # bf16 cosines would pass 1
+            if self.normalize: views = {k:self.unit_rows(x) for k,x in views.items()}
+            return f(**views, **tensors, **self.constants)
 
-    def forward(self, h:Tensor, h_pos:Tensor, **tensors:Tensor)->Tensor: # Shape `()`
-        "The value"
-        value = self._call(self._form("value", h), h, h_pos, tensors)
+    def forward(self, h:Tensor, h_pos:Tensor, h_neg:Tensor|None=None,
+                **tensors:Tensor)->Tensor: # Shape `()`
+        "The value; `h_neg` are hard negatives, `(M, D)`"
+        views = dict(h=h, h_pos=h_pos, h_neg=h_neg)
+        value = self._call(self._form("value", h), views, tensors)
         waits = h.device.type != "cpu"
         if not (self.normalize or self.spec.any_length or waits and self.looked):
-            _tell_of_lengths(self.name, (h,h_pos))
+            _tell_of_lengths(self.name, [x for x in views.values() if x is not None])
             self.looked = True
         return value.to(result_type(h, h_pos))
 
-    def grad(self, h:Tensor, h_pos:Tensor, **tensors:Tensor)->tuple[Tensor,Tensor]:
-        "The gradient by hand, `(dL/dh, dL/dh_pos)`, of the rows as they are given"
-        g = self._call(self._form("grad", h), h, h_pos, tensors)
-        if self.normalize:
-            g = [_through_unit_rows(x, gx) for x,gx in zip((h,h_pos), g, strict=True)]
+    def grad(self, h:Tensor, h_pos:Tensor, h_neg:Tensor|None=None,
+             **tensors:Tensor)->tuple[Tensor,...]:
+        "The gradient by hand, `(dL/dh, dL/dh_pos)` and `dL/dh_neg`, of the rows as they are given"
+        views = dict(h=h, h_pos=h_pos, h_neg=h_neg)
+        g = self._call(self._form("grad", h), views, tensors)
+        given = [x for x in views.values() if x is not None]
+        if self.normalize: g = [_through_unit_rows(x, gx) for x,gx in zip(given, g, strict=True)]
         return tuple(x.to(result_type(h, h_pos)) for x in g)
 
-    def components(self, h:Tensor, h_pos:Tensor, **tensors:Tensor)->Components:
-        "Dissipation, weight and ratio for the anchors; `(B, B)`, tiled or not"
-        return self._call(_whole(self.spec.components), h, h_pos, tensors)
+    def components(self, h:Tensor, h_pos:Tensor, h_neg:Tensor|None=None,
+                   **tensors:Tensor)->Components:
+        "Dissipation, weight and ratio for the anchors; `(B, B)` or `(B, B+M)`, tiled or not"
+        views = dict(h=h, h_pos=h_pos, h_neg=h_neg)
+        return self._call(_whole(self.spec.components), views, tensors)

@@ -16,8 +16,9 @@ from functools import partial
 import torch
 from torch import Tensor
 from ..core.errors import check_choice, check_positive
-from ..core.notation import Components, as_views
+from ..core.notation import Components
 from .arccon import sine
+from .hard_negatives import as_candidates
 from .spec import LossSpec, built
 
 # %% ../../nbs/losses/02_triplet.ipynb #76fd30e8
@@ -42,38 +43,41 @@ def triplet(
     h:Tensor, # Anchors, unit rows, `(B, D)`
     h_pos:Tensor, # Positives, unit rows, `(B, D)`; row `i` pairs with row `i` of `h`
     hinge:Hinge, # Distance and margin
+    h_neg:Tensor|None=None, # Hard negatives, unit rows, `(M, D)`; None: there are none
 )->Tensor: # Mean over the batch, shape `()`; 0 for a batch of one
     "Hinge on the gap between the hardest negative and the positive, one direction"
-    h,h_pos = as_views(h, h_pos)
-    if len(h)==1: return (h*h_pos).sum()*0.
-    sim = h @ h_pos.T
+    h,candidates = as_candidates(h, h_pos, h_neg)
+    sim = h @ candidates.T
+    if len(candidates)==1: return sim.sum()*0.
     gap = hinge.distance(hardest_negative(sim)[0]) - hinge.distance(sim.diagonal())
     return (hinge.margin - gap).relu().mean()
 
 # %% ../../nbs/losses/02_triplet.ipynb #7d969b1c
 def triplet_forces(
     h:Tensor, # Anchors, unit rows, `(B, D)`
-    h_pos:Tensor, # Positives, unit rows, `(B, D)`
+    candidates:Tensor, # Positives, then hard negatives, unit rows, `(B+M, D)`
     hinge:Hinge, # Distance, slope and margin
 )->tuple[Tensor,...]: # Active or not, push, pull and column of the hardest negative, each `(B,)`
     "What an active anchor gets from its hardest negative and from its positive"
-    h,h_pos = as_views(h, h_pos)
-    if len(h)==1:
+    if len(candidates)==1:
         zero = h.new_zeros(1)
         return zero.bool(), zero, zero, zero.long()
-    sim = h @ h_pos.T
+    sim = h @ candidates.T
     pos,(neg,index) = sim.diagonal(), hardest_negative(sim)
     active = hinge.margin - (hinge.distance(neg)-hinge.distance(pos)) > 0
     return active, hinge.slope(neg)/len(h), hinge.slope(pos)/len(h), index
 
 # %% ../../nbs/losses/02_triplet.ipynb #80119a31
-def triplet_grad(h:Tensor, h_pos:Tensor, hinge:Hinge)->tuple[Tensor,Tensor]: # `(dL/dh, dL/dh_pos)`
+def triplet_grad(
+    h:Tensor, h_pos:Tensor, hinge:Hinge, h_neg:Tensor|None=None, # As in `triplet`
+)->tuple[Tensor,...]: # `(dL/dh, dL/dh_pos)`, and `dL/dh_neg` where there are hard negatives
     "Gradient of `triplet` from the derivation, no autograd"
-    h,h_pos = as_views(h, h_pos)
-    active,push,pull,index = triplet_forces(h, h_pos, hinge)
-    push,pull = (active*push)[:,None], (active*pull)[:,None]
-    dh_pos = torch.zeros_like(h).index_add(0, index, push*h) - pull*h
-    return push*h_pos[index] - pull*h_pos, dh_pos
+    h,candidates = as_candidates(h, h_pos, h_neg)
+    active,push,pull,index = triplet_forces(h, candidates, hinge)
+    push,pull,B = (active*push)[:,None], (active*pull)[:,None], len(h)
+    pushed = torch.zeros_like(candidates).index_add(0, index, push*h)
+    g = push*candidates[index] - pull*candidates[:B], pushed[:B] - pull*h
+    return g if h_neg is None else (*g, pushed[B:])
 
 # %% ../../nbs/losses/02_triplet.ipynb #4d0e8dcb
 def push_and_ratio(
@@ -87,12 +91,14 @@ def push_and_ratio(
     return push, torch.where(none, 1, pull/torch.where(none, 1, push))
 
 # %% ../../nbs/losses/02_triplet.ipynb #7bdd331b
-def triplet_components(h:Tensor, h_pos:Tensor, hinge:Hinge)->Components: # Cross-view negatives
+def triplet_components(
+    h:Tensor, h_pos:Tensor, hinge:Hinge, h_neg:Tensor|None=None, # As in `triplet`
+)->Components: # Cross-view negatives
     "The gradient of `triplet` for the anchors; each row of the weight has one entry"
-    h,h_pos = as_views(h, h_pos)
-    active,push,pull,index = triplet_forces(h, h_pos, hinge)
+    h,candidates = as_candidates(h, h_pos, h_neg)
+    active,push,pull,index = triplet_forces(h, candidates, hinge)
     push,ratio = push_and_ratio(push, pull)
-    weight = h.new_zeros(len(h),len(h)).scatter(1, index[:,None], push[:,None])
+    weight = h.new_zeros(len(h),len(candidates)).scatter(1, index[:,None], push[:,None])
     return Components(active.to(h.dtype), weight, ratio, "cross")
 
 # %% ../../nbs/losses/02_triplet.ipynb #f8d8e3fa
@@ -100,9 +106,15 @@ def triplet_loss(
     hinge:Callable, # `x_hinge(*, constants) -> Hinge`
 )->LossSpec: # Of the loss `x`
     "A triplet loss from the way it measures"
-    def value(h, h_pos, **constants): return triplet(h, h_pos, hinge(**constants))
-    def grad(h, h_pos, **constants): return triplet_grad(h, h_pos, hinge(**constants))
-    def components(h, h_pos, **constants): return triplet_components(h, h_pos, hinge(**constants))
+    def value(h, h_pos, h_neg=None, **constants):
+        return triplet(h, h_pos, hinge(**constants), h_neg)
+
+    def grad(h, h_pos, h_neg=None, **constants):
+        return triplet_grad(h, h_pos, hinge(**constants), h_neg)
+
+    def components(h, h_pos, h_neg=None, **constants):
+        return triplet_components(h, h_pos, hinge(**constants), h_neg)
+
     return LossSpec(*(built(f, f.__name__, hinge, "hinge") for f in (value,grad,components)))
 
 # %% ../../nbs/losses/02_triplet.ipynb #a6017f93

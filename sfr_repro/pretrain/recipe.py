@@ -17,7 +17,6 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
-from tqdm.auto import tqdm
 from transformers import BertForMaskedLM, BertModel
 from ..core.errors import UserError
 from sfr_repro.core.folders import (
@@ -26,7 +25,10 @@ from sfr_repro.core.folders import (
     folder_of_inputs,
     found_record,
     key_of_inputs,
+    write_result,
 )
+from ..core.progress import Progress
+from ..core.provenance import metric_inputs
 from sfr_repro.core.records import (
     Record,
     Session,
@@ -34,7 +36,6 @@ from sfr_repro.core.records import (
     read_record,
     runs_folder,
     write_folder_whole,
-    write_record,
     write_whole,
 )
 from ..core.stopping import Stopped, stop_later
@@ -104,7 +105,7 @@ def prepare(
         seal_checkpoint(folder)
     text = Pieces(np.load(folder/"ids.npy", mmap_mode="r"), np.load(folder/"offsets.npy"))
     tokenizer = Tokenizer.from_file(str(folder/"tokenizer.json"))
-    data = json.loads((folder/"data.json").read_text())
+    data = json.loads((folder/"data.json").read_text(encoding="utf-8"))
     return text, tokenizer, np.load(folder/"vectors.npy"), data
 
 # %% ../../nbs/pretrain/03_recipe.ipynb #1548d993
@@ -143,7 +144,7 @@ def load_checkpoint(
             moments = {k: tensors[f"{k}.{n}"].to(w.device) for k in names}
             if moments: learner.optimiser.state[w] = moments
         learner.round_weights()
-    return json.loads((checkpoint/"state.json").read_text())
+    return json.loads((checkpoint/"state.json").read_text(encoding="utf-8"))
 
 # %% ../../nbs/pretrain/03_recipe.ipynb #51f2fd01
 HELDOUT = "mlm/heldout/all/mean/loss" # Key of the held-out loss, in nats a piece
@@ -167,6 +168,7 @@ def _begin(learner, text, rows, measure, folder):
     if not state:
         state = {"step":0, "epoch":0, "at":0, "pieces":0, "seconds":0., "losses":[]}
         state["trajectory"] = [_point(0, None, 0., measure())]
+        _check_finite(0, "the held-out loss", state["trajectory"][0]["metrics"][HELDOUT])
     return state, epoch_batches(rows, c, state["epoch"]) if state["epoch"] else batches
 
 def _one_step(learner, text, rows, batches, state):
@@ -196,7 +198,7 @@ def _note(learner, state, measure, bar):
     lr = learning_rate(learner.config, state["step"]-1)
     state["trajectory"].append(_point(state["step"], loss, lr, metrics))
     state["losses"] = []
-    bar.set_postfix_str(f"held-out {metrics[HELDOUT]:.3f}")
+    bar.note = f"held-out {metrics[HELDOUT]:.3f}"
 
 # %% ../../nbs/pretrain/03_recipe.ipynb #dfeb849e
 def train_mlm(
@@ -214,8 +216,7 @@ def train_mlm(
     state,batches = _begin(learner, text, rows, measure, folder)
     last = min(config.steps, stop_at or config.steps)
     before,begun,saved = state["seconds"], time.monotonic(), time.monotonic()
-    bar = tqdm(total=config.steps, initial=state["step"], disable=not progress,
-               desc="pre-training", unit="step")
+    bar = Progress(config.steps, "pre-training", show=progress, initial=state["step"])
     with stop_later("after this step, which is saved") as stop, bar:
         while state["step"] < last and not stop:
             batches = _one_step(learner, text, rows, batches, state)
@@ -372,7 +373,8 @@ def _inputs(config, data):
     read = {d["name"]:d["sha256"] for d in described}
     device = best_device()
     precision = resolve_precision(config.precision, device)
-    return read | {COMPUTED+"device":device, COMPUTED+"precision":precision}
+    computed = {COMPUTED+"device":device, COMPUTED+"precision":precision}
+    return read | metric_inputs() | computed
 
 def pretrain(
     config:PretrainConfig, # The setting
@@ -390,7 +392,7 @@ def pretrain(
     place = folder_of_inputs(runs_folder(out)/config.run_name, inputs, again)
     with run_folder(place, inputs) as folder, _threads(config.threads):
         path = folder/RECORD
-        if found_record(folder, config.id, config.seed): return path
+        if found_record(folder, config.id, config.seed): return _with_card(path)
         prepared = text,tokenizer,vectors,_ = prepare(config, folder/"text", read)
         learner = Learner(config, vectors, np.bincount(text.ids, minlength=config.vocab))
         dev = load_sts(reference_set(config.source), "dev", source=config.source)
@@ -407,6 +409,10 @@ def pretrain(
         if state["step"] < config.steps: return None
         record = _record(learner, state, prepared, dev, folder, (session, seconds))
         record = record.model_copy(update={"inputs":key_of_inputs(inputs)})
-        write_record(record, path)
-        write_whole(folder/"model"/"README.md", card(path).encode())
-        return path
+        return _with_card(write_result(record, folder))
+
+def _with_card(path):
+    "The path of a record, once its model has a card"
+    readme = path.parent/"model"/"README.md"
+    if not readme.exists() and readme.parent.is_dir(): write_whole(readme, card(path).encode())
+    return path

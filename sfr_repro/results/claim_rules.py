@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Setting', 'SCORES', 'CLAIM_MEASURES', 'SETTING_KEYS', 'SHORT', 'RATES_EXPERIMENT', 'CLAIM_COLUMNS', 'NUMBERS',
-           'GeometryChange', 'Claim', 'score_keys', 'NotRun', 'checkpoint_metrics', 'score_values', 'claimed_change',
+           'GeometryChange', 'Claim', 'score_keys', 'checkpoint_metrics', 'score_values', 'claimed_change',
            'fall_values', 'setting_of', 'setting_name', 'config_value', 'wanted_value', 'has_values', 'runs_of',
            'check_same_inputs', 'all_runs', 'trains', 'claim_differences', 'side_means', 'smallest_values',
            'read_claims', 'readings_of', 'read_claim', 'single_pairs', 'check_claim', 'judge_claim', 'claims_table',
@@ -24,9 +24,10 @@ from ..core.errors import UserError
 from ..core.records import Record
 from ..data.sts import STS_SETS
 from ..data.transfer import TRANSFER_SETS
+from .bridge import BRIDGE
 from .published_geometry import REPRODUCED
 from .report import records_folder
-from .verdict import check_kind, judge
+from .verdict import NotRun, check_kind, judge
 
 # %% ../../nbs/results/09_claim_rules.ipynb #dc20abdf
 Setting = str|dict[str,str|float|list[str]]
@@ -71,6 +72,7 @@ class Claim(BaseModel):
     def unit(self)->str: # Of the differences
         if self.values: return self.values[0].rpartition("/")[2].replace("_", " ")
         if self.kind in ("proved","reproduced","order"): return ""
+        if self.measure in BRIDGE: return BRIDGE[self.measure].unit
         if self.measure != "geometry": return "points" if self.measure else ""
         if self.geometry.relative: return "%"
         return "of 1" if self.geometry.quantity == "neighbour_share" else "cosine"
@@ -90,9 +92,6 @@ SCORES = { # Measure -> data set -> key of a record
     "retrieval": score_keys(("quora_dup","cranfield","cisi"), "retrieval/{}/test/all/ndcg@10"),
     "reranking": {"trecqa":"retrieval/trecqa/test/all/map@1000"},
 }
-
-class NotRun(Exception):
-    "What a claim needs and no record has"
 
 # %% ../../nbs/results/09_claim_rules.ipynb #c81a0fa8
 def checkpoint_metrics(
@@ -263,6 +262,7 @@ def claim_differences(
     records:Sequence[Record], # All
 )->np.ndarray: # `(seeds, sets)`, positive where the claim wants it
     "Equation (difference) for one claim; `NotRun` says what is missing"
+    if claim.measure in BRIDGE: return BRIDGE[claim.measure].differences(records)
     def runs(side): return [runs_of(s, claim, records) for s in side]
     higher,lower = runs(claim.higher), runs(claim.lower)
     above,below = map(all_runs, (higher, lower))
@@ -390,11 +390,11 @@ def check_claim(
         return
     try: check_kind(claim.kind, claim.least)
     except ValueError as e: refuse(e)
-    if claim.measure is None: return
+    if claim.measure is None or claim.measure in BRIDGE: return
     if claim.measure == "values":
         if not claim.values: refuse("the key 'values' is missing")
         return
-    known = ", ".join((*CLAIM_MEASURES, "values"))
+    known = ", ".join((*CLAIM_MEASURES, *BRIDGE, "values"))
     if claim.measure not in CLAIM_MEASURES:
         refuse(f"measure {claim.measure!r} is not one of {known}")
     if not claim.higher: refuse("a measure needs settings in 'higher'")

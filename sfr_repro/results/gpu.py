@@ -18,7 +18,8 @@ def read_gpu_report(
     name:str, # "correct" or "speed"
 )->dict: # As the program wrote it
     "A committed report of a GPU"
-    return json.loads((records_folder("gpu")/f"{name}.json").read_text())
+    text = (records_folder("gpu")/f"{name}.json").read_text(encoding="utf-8")
+    return json.loads(text)
 
 # %% ../../nbs/results/13_gpu.ipynb #c1200009
 STEP_SIDES = {
@@ -99,7 +100,7 @@ def correct_table(
 # %% ../../nbs/results/13_gpu.ipynb #c1200016
 def replay_errors()->pd.DataFrame: # One row a loss: name, and the error of loss and gradient
     "What the check of replayed steps printed"
-    lines = (records_folder("gpu")/"replay.txt").read_text().splitlines()
+    lines = (records_folder("gpu")/"replay.txt").read_text(encoding="utf-8").splitlines()
     rows = []
     for line in lines:
         m = re.match(r"(\w+) True .*'loss (\S+)', 'gradient (\S+)'", line)

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['NOTHING', 'evaluations', 'model_label', 'task_scores', 'named_average', 'transfer_scores', 'retrieval_scores',
-           'scores_table', 'evaluation_sources']
+           'scores_table', 'evaluation_sources', 'yardstick_table']
 
 # %% ../../nbs/results/06_transfer_retrieval.ipynb #64675cef
 from collections.abc import Sequence
@@ -14,7 +14,8 @@ from ..data.sts import STS_SETS
 from ..data.transfer import TRANSFER_SETS
 from ..evaluate.retrieval import MEASURES
 from ..evaluate.sts import averaged_sets
-from .report import joined, loss_label
+from .published_geometry import PUBLISHED_NAMES
+from .report import joined, loss_label, records_folder
 
 # %% ../../nbs/results/06_transfer_retrieval.ipynb #c69b54e1
 def evaluations(
@@ -119,3 +120,24 @@ def evaluation_sources(
     sources = joined(d.source.split()[0] for r in records for d in r.data)
     return (f"Data source: {sources}. {devices}. Time of a whole evaluation: {times}; vectors "
         "already in the cache were not encoded again, and other programs may have run.")
+
+# %% ../../nbs/results/06_transfer_retrieval.ipynb #5c1f0b02
+def yardstick_table(
+    records:Sequence[Record], # Any
+)->pd.DataFrame: # One row a set, then the average of those that both have; columns: models
+    "STS of the two public encoders beside what is published"
+    published = pd.read_csv(records_folder("published")/"sts.csv").set_index("model")
+    table = {"set":list(STS_SETS)}
+    for name,words in PUBLISHED_NAMES.items():
+        own = [r for r in records if r.kind=="evaluate" and r.encoder.name==name]
+        scores = {}
+        for r in own: scores |= task_scores(r, "sts", "spearman")
+        how = joined(r.device.precision for r in own) or "not run"
+        known = published.loc[words] if words in published.index else {}
+        table[f"{words}, {how}"] = [scores.get(s, float("nan")) for s in STS_SETS]
+        table[f"{words}, published"] = [known.get(s, "unknown") for s in STS_SETS]
+    table = pd.DataFrame(table)
+    both = table[table.notna().all(axis=1)]
+    means = {c:both[c].mean() if both[c].dtype==float else "unknown" for c in table.columns[1:]}
+    return pd.concat([table, pd.DataFrame([{"set":f"average of {len(both)}"} | means])],
+        ignore_index=True)

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['VERDICT_KINDS', 'STATES', 'paired_differences', 'Interval', 'two_sided_p', 'paired_interval', 'check_differences',
-           'verdict', 'check_kind', 'verdict_p', 'judge', 'expected_false', 'holm', 'family_sentence',
+           'verdict', 'NotRun', 'check_kind', 'verdict_p', 'judge', 'expected_false', 'holm', 'family_sentence',
            'holds_in_family', 'family_table']
 
 # %% ../../nbs/results/07_verdict.ipynb #965ed47a
@@ -118,6 +118,10 @@ def verdict(
         if low > least: return "supported"
         if high < least: return "contradicted"
     return "undecided"
+
+# %% ../../nbs/results/07_verdict.ipynb #3e92a74d
+class NotRun(Exception):
+    "What a claim needs and no record has"
 
 # %% ../../nbs/results/07_verdict.ipynb #b409a5b9
 def check_kind(

@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoConfig, BertConfig, PretrainedConfig, RobertaConfig
 from ..core.config import TrainConfig
 from ..core.errors import UserError
-from ..encode.loading import model_folder
+from ..encode.names import model_folder
 from ..losses.registry import Loss
 
 # %% ../../nbs/train/07_cost.ipynb #20c11668

@@ -24,34 +24,36 @@ _all_gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_t
 class _Gather(torch.autograd.Function):
     "All slices forward; backward the own one, `W` times, equation (gather)"
     @staticmethod
-    def forward(ctx, z, counts):
+    def forward(ctx, z, counts, V):
         W,r = dist.get_world_size(), dist.get_rank()
-        counts = counts or (len(z)//2,)*W
+        counts = counts or (len(z)//V,)*W
         b,most = counts[r], max(counts)
-        if len(z) != 2*b:
+        if len(z) != V*b:
+            often = "twice" if V==2 else f"{V} times"
             raise ValueError(f"z {tuple(z.shape)} and counts {counts}: process {r} must have "
-                             f"twice {b} rows")
-        ctx.counts = counts
-        padded = z.new_zeros(2, most, z.shape[1])
-        padded[:,:b] = z.view(2, b, z.shape[1])
-        every = z.new_empty(W*2, most, z.shape[1])
+                             f"{often} {b} rows")
+        ctx.counts,ctx.V = counts,V
+        padded = z.new_zeros(V, most, z.shape[1])
+        padded[:,:b] = z.view(V, b, z.shape[1])
+        every = z.new_empty(W*V, most, z.shape[1])
         _all_gather(every, padded)
-        slices = zip(every.view(W, 2, most, z.shape[1]), counts, strict=True)
+        slices = zip(every.view(W, V, most, z.shape[1]), counts, strict=True)
         return torch.cat([x[:,:c] for x,c in slices], 1).flatten(0, 1)
 
     @staticmethod
     def backward(ctx, g):
         W,r = dist.get_world_size(), dist.get_rank()
-        start,every = sum(ctx.counts[:r]), g.view(2, sum(ctx.counts), g.shape[1])
-        return W*every[:,start:start+ctx.counts[r]].flatten(0, 1), None
+        start,every = sum(ctx.counts[:r]), g.reshape(ctx.V, sum(ctx.counts), g.shape[1])
+        return W*every[:,start:start+ctx.counts[r]].flatten(0, 1), None, None
 
 # %% ../../nbs/train/03_distributed.ipynb #272074c7
 def gather_views(
-    z:Tensor, # This process's two views, one under the other, `(2b, D)`
+    z:Tensor, # This process's views, one under the other, `(V*b, D)`
     counts:tuple[int,...]|None=None, # Sentences of each process; None: all as many as this one
-)->Tensor: # Those of all processes, `(2B, D)`, in the order of the whole batch
+    views:int=2, # How many views, `V`
+)->Tensor: # Those of all processes, `(V*B, D)`, in the order of the whole batch
     "Gather with the gradient that is right under DDP's mean; `counts` is not checked"
-    return _Gather.apply(z, counts)
+    return _Gather.apply(z, counts, views)
 
 # %% ../../nbs/train/03_distributed.ipynb #16f55bbc
 @dataclass(frozen=True)
@@ -62,9 +64,9 @@ class Processes:
 
     @property
     def first(self)->bool: return self.rank==0 # It alone evaluates, writes and shows bars
-    def gather(self, z:Tensor)->Tensor: # `(2b, D)` to `(2B, D)`
+    def gather(self, z:Tensor, views:int=2)->Tensor: # `(V*b, D)` to `(V*B, D)`
         "All views, with gradient"
-        return gather_views(z)
+        return gather_views(z, views=views)
     def rows(self, rows:list[int])->list[int]: # In the order of the whole batch
         "Which sentences the batch has"
         every = torch.empty(self.size*len(rows), dtype=torch.int64)

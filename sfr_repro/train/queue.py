@@ -11,7 +11,6 @@ import multiprocessing
 import os
 import queue
 import shutil
-import signal
 import threading
 import time
 import traceback
@@ -35,12 +34,12 @@ class Outcome:
     record:str="" # Path of its record, where it is done
 
 # %% ../../nbs/train/05_queue.ipynb #91aa0009
-def _run_one(config, out, keep_model):
+def _run_one(config, out, keep_model, lenses=None):
     "One run of the queue, and what became of it"
     start = time.monotonic()
     def outcome(state, why="", record=""):
         return Outcome(config.run_name, state, round(time.monotonic()-start, 2), why, str(record))
-    try: path = run(config, out, progress=False)
+    try: path = run(config, out, progress=False, lenses=lenses)
     except UserError as e: return outcome("refused", str(e))
     except Exception as e:
         return outcome("failed", f"{type(e).__name__}: {e}\n{traceback.format_exc()}")
@@ -52,9 +51,9 @@ def _run_one(config, out, keep_model):
 def _end_with_parent():
     "End this process when the one that started it has ended, however that came"
     multiprocessing.parent_process().join()
-    os.kill(os.getpid(), signal.SIGKILL)
+    os._exit(1)
 
-def _work(tasks, results, out, deadline, keep_models):
+def _work(tasks, results, out, deadline, keep_models, lenses):
     "What each worker process does"
     threading.Thread(target=_end_with_parent, daemon=True).start()
     longest,count = 0., 0
@@ -63,7 +62,7 @@ def _work(tasks, results, out, deadline, keep_models):
             results.put(Outcome(config.run_name, "left out", why="the time is over"))
             continue
         results.put((os.getpid(), config.run_name))
-        done = _run_one(config, out, keep_models)
+        done = _run_one(config, out, keep_models, lenses)
         # the first one reads the data, so it tells nothing of those after it
         longest = done.seconds if count < 2 else max(longest, done.seconds)
         count += 1
@@ -92,6 +91,7 @@ def run_all(
     # Called when the queue is empty: what comes next, or nothing
     follow:Callable[[list[Outcome]],Sequence[RunConfig]]|None=None,
     say:Callable=print, # Called with one line for each outcome
+    lenses:Callable|None=None, # As for `run`
 )->list[Outcome]: # In the order in which they ended
     "Run many settings by several processes"
     if processes < 1: raise UserError(f"processes is {processes}: it must be at least 1")
@@ -103,7 +103,7 @@ def run_all(
     deadline = start+60*minutes if minutes is not None else float("inf")
     spawn = multiprocessing.get_context("spawn")
     tasks,results = spawn.Queue(), spawn.Queue()
-    arguments = tasks, results, runs_folder(out), deadline, keep_models
+    arguments = tasks, results, runs_folder(out), deadline, keep_models, lenses
     workers = [spawn.Process(target=_work, args=arguments, daemon=True) for _ in range(processes)]
     with _one_thread():
         for w in workers: w.start()
@@ -159,4 +159,5 @@ def _killed(workers, running):
 
 def _append(path, record):
     "One record as one line"
-    with open(path, "a") as f: f.write(json.dumps(json.loads(Path(record).read_text()))+"\n")
+    line = json.dumps(json.loads(Path(record).read_text(encoding="utf-8")))
+    with open(path, "a", encoding="utf-8") as f: f.write(line+"\n")

@@ -14,7 +14,8 @@ from transformers import AutoModel, AutoTokenizer, RobertaTokenizerFast
 from ..core.config import RunConfig
 from ..core.errors import UserError
 from ..data.mini_sts import load_mini_corpus
-from ..encode.loading import YARDSTICK, model_folder, quiet_loading
+from ..encode.loading import quiet_loading
+from ..encode.names import YARDSTICK, model_folder
 from .cost import PAPERS
 from .run import run
 

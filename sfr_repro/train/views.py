@@ -19,7 +19,7 @@ from ..losses.registry import Loss
 
 # %% ../../nbs/train/02_views.ipynb #93ea0001
 class TwoViews(nn.Module):
-    "Encoder, head and loss as one module: token ids in, loss out"
+    "Encoder, head and loss as one module: token ids of sentences or triples in, loss out"
     def __init__(self,
         encoder:SentenceEncoder, # Its model is trained
         head:nn.Module, # `(n, D)` -> `(n, D)`, for training only
@@ -34,27 +34,31 @@ class TwoViews(nn.Module):
         packed:bool|None=None,
     ):
         super().__init__()
+        self.V = 2 # Views of a row of the batch: 3 where rows are triples
         self.model,self.head,self.loss,self.encoder = encoder.model,head,loss,encoder
         self.online,self.teacher,self.processes,self.packed = online,teacher,processes,packed
         self.views = None # Both views of the last batch before they are scaled, `(2B, D)`, detached
         self.given = {} # What the loss was given beside them
 
-    def represent(self, input_ids:Tensor, attention_mask:Tensor)->Tensor: # `(2B, D)`
-        "Both views of `(B, T)` ids and mask, before scaling"
-        ids,mask = input_ids.repeat(2,1), attention_mask.repeat(2,1)
+    def represent(self, input_ids:Tensor, attention_mask:Tensor)->Tensor: # `(2B, D)` or `(3B, D)`
+        "The views of `(B, T)` ids and mask, or of `(B, 3, T)` of triples, before scaling"
+        self.V = 2 if input_ids.ndim==2 else input_ids.shape[1]
+        def stacked(x): return x.repeat(2,1) if x.ndim==2 else x.transpose(0, 1).flatten(0, 1)
+        ids,mask = stacked(input_ids), stacked(attention_mask)
         packed = can_pack(self.encoder) if self.packed is None else self.packed
         z = forward_packed(self.encoder, ids, mask) if packed else self.encoder.forward(ids, mask)
         return self.head(z)
 
     def value(self, z:Tensor, rows:list[int]|None=None, **tensors:Tensor)->Tensor: # Shape `()`
-        "The loss of both views, `(2B, D)`; `rows` says which sentences they are of"
+        "The loss of the views, `(V*B, D)`; `rows` says which sentences they are of"
         if self.processes:
-            z = self.processes.gather(z)
+            z = self.processes.gather(z) if self.V==2 else self.processes.gather(z, self.V)
             if rows is not None: rows = self.processes.rows(rows)
-        self.views = z.detach()
+        self.views = z.detach()[:2*len(z)//self.V]
         scale = getattr(self.loss, "unit_rows", unit_rows)     # a function has no rule of its own
-        h,h_pos = scale(z).chunk(2)
-        if self.online: tensors = {**self.online(h, h_pos), **tensors}
+        h,h_pos,*hard = scale(z).chunk(self.V)
+        if hard: tensors = {"h_neg":torch.cat(hard), **tensors}
+        if self.online: tensors = {**self.online(h, torch.cat([h_pos,*hard])), **tensors}
         if self.teacher:
             with torch.autocast(z.device.type, enabled=False):
                 taught = {k:x.to(z.device) for k,x in self.teacher(rows).items()}
@@ -65,7 +69,7 @@ class TwoViews(nn.Module):
 
     def forward(self, input_ids:Tensor, attention_mask:Tensor, views_only:bool=False,
                 **others)->dict[str,Tensor]:
-        "The loss of ids and mask `(B, T)` and of what `value` takes; or the views, `(2B, D)`"
+        "The loss of ids and mask, and of what `value` takes; or the views, `(V*B, D)`"
         z = self.represent(input_ids, attention_mask)
         return {"views":z} if views_only else {"loss":self.value(z, **others)}
 
@@ -80,15 +84,16 @@ def freeze_embeddings(
 
 # %% ../../nbs/train/02_views.ipynb #034414e9
 def make_chunks(
-    input_ids:Tensor, # `(B, T)`
-    attention_mask:Tensor, # `(B, T)`, padding on the right
-    chunk:int, # Sentences per chunk
+    input_ids:Tensor, # `(B, T)`, or `(B, 3, T)` of triples
+    attention_mask:Tensor, # The same shape, padding on the right
+    chunk:int, # Sentences per chunk, or triples
 )->list[tuple[Tensor,Tensor]]: # Ids and mask of each chunk; the last may be smaller
     "A batch in pieces"
-    lengths = attention_mask.sum(1).tolist()
+    lengths = attention_mask.sum(-1)
+    lengths = (lengths if lengths.ndim==1 else lengths.amax(1)).tolist()
     def cut(rows):
         T = max(lengths[rows], default=0)
-        return input_ids[rows,:T], attention_mask[rows,:T]
+        return input_ids[rows,...,:T], attention_mask[rows,...,:T]
     starts = range(0, len(lengths) or 1, chunk)
     return [cut(slice(a, a+chunk)) for a in starts]
 
@@ -109,18 +114,17 @@ def cached_backward(
         with torch.no_grad():
             for c in chunks:
                 states.append(RandomState(c[0].device))
-                views.append(module.represent(*c).chunk(2))
-        firsts,seconds = zip(*views, strict=True)
-        z = torch.cat([*firsts, *seconds]).requires_grad_()
+                views.append(module.represent(*c).chunk(module.V))
+        z = torch.cat([x for view in zip(*views, strict=True) for x in view]).requires_grad_()
         loss = module.value(z, **others)
     loss.backward()
-    sizes = [len(a) for a in firsts]
-    g_first,g_second = (g.split(sizes) for g in z.grad.chunk(2))
+    sizes = [len(v[0]) for v in views]
+    grads = [g.split(sizes) for g in z.grad.chunk(module.V)]
     for i,(c,state) in enumerate(zip(chunks, states, strict=True)):
         state.restore()
         last = i==len(chunks)-1                     # processes exchange gradients once, after it
         silent = not last and hasattr(wrapped, "no_sync")
         with wrapped.no_sync() if silent else nullcontext():
             out = wrapped(*c, views_only=True)["views"]
-            out.backward(torch.cat([g_first[i], g_second[i]]).to(out.dtype))
+            out.backward(torch.cat([g[i] for g in grads]).to(out.dtype))
     return loss.detach()

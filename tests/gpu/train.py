@@ -3,8 +3,9 @@
 `python tests/gpu/train.py --minutes 8 --out FOLDER paradigm_main,paradigm_common paradigm_parts`
 runs experiment files of nbs/experiments in that order; files joined by a comma share a queue that
 goes seed by seed. Each finished record is a line of FOLDER/records.jsonl. The same command goes on
-where it was cut off. Where `paradigm_constants` comes first, it brings its own second and third
-round, and the files that it decides are made from its records before they are run.
+where it was cut off. `bridge bridge_matched` are measured along the way through three lenses. Where
+`paradigm_constants` comes first, it brings its own second and third round, and the files that it
+decides are made from its records before they are run.
 """
 import argparse
 import os
@@ -19,6 +20,7 @@ DATA = ROOT/'gpu-data'
 if DATA.is_dir():
     os.environ.setdefault('SFR_DATA', str(DATA))
     os.environ.setdefault('SFR_CODE', str(DATA/'code.json'))
+from sfr_repro.analysis.bridge import open_lenses
 from sfr_repro.core.config import load_experiment
 from sfr_repro.core.errors import UserError
 from sfr_repro.core.provenance import stamped_code
@@ -109,7 +111,8 @@ def main(argv=None):
         follow = Rounds(o.out, o.experiments[1:]) if rounds else None
         outcomes = run_all(settings, o.runs or o.out/'runs', processes=o.processes,
                            minutes=o.minutes, keep_models=False, collect=o.out/'records.jsonl',
-                           follow=follow, say=lambda line: print(line, flush=True))
+                           follow=follow, say=lambda line: print(line, flush=True),
+                           lenses=open_lenses)
     except UserError as e:
         print(f'train: {e}', file=sys.stderr)
         return 2

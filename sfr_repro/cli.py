@@ -35,7 +35,7 @@ from sfr_repro.core.arguments import (
     is_quiet,
 )
 from .core.errors import UserError, check_choice
-from .core.progress import progress_mode
+from .core.progress import is_first_process, progress_mode
 from .core.stopping import Stopped, ignore_signals, stop_at_once
 
 # %% ../nbs/cli.ipynb #88dd08b9
@@ -66,7 +66,7 @@ def _say(text):
 
 def _end(text, format=""):
     "What a command ends with; of several processes, the first speaks"
-    if os.environ.get("RANK","0")=="0": typer.echo(text, err=format in FOR_PROGRAMS)
+    if is_first_process(): typer.echo(text, err=format in FOR_PROGRAMS)
 
 FOR_PROGRAMS = ("csv","json") # Formats that have standard output to themselves
 
@@ -132,7 +132,7 @@ def run(
     from sfr_repro.evaluate.headlines import record_line
     from sfr_repro.results.reproduction import settings_text
     from sfr_repro.train.check import check_settings
-    from sfr_repro.train.run import run as run_one
+    from sfr_repro.train.run import complete_setting, run as run_one
     check_settings(settings)
     if check: return _end(settings_text(settings))
     lenses = None
@@ -141,9 +141,9 @@ def run(
     for i,config in enumerate(settings, 1):
         select = config.train.select
         chosen = f", the checkpoint chosen on {select}" if select else ""
-        _say(f"{i}/{len(settings)} {config.run_name}{chosen}")
+        _say(f"{i}/{len(settings)} {complete_setting(config)[0].run_name}{chosen}")
         path = run_one(config, out, again=again, lenses=lenses)
-        if os.environ.get("RANK","0")=="0": _end(f"{record_line(read_record(path))}\n{path}")
+        if is_first_process(): _end(f"{record_line(read_record(path))}\n{path}")
 
 
 # %% ../nbs/cli.ipynb #2f15c52f
@@ -437,7 +437,7 @@ def main():
               f"there: {command}", e.exit_status)
     except UserError as e:
         # the first of several processes speaks; its end ends the rest
-        if os.environ.get("RANK","0") != "0": time.sleep(20)
+        if not is_first_process(): time.sleep(20)
         _fail(e)
     except Exception as e:
         from sfr_repro.core.folders import disk_fault

@@ -142,10 +142,13 @@ def test_a_fault_of_ours_keeps_its_traceback(folder):
     assert r.returncode == 1 and 'Traceback' in r.stderr
 
 def test_an_experiment_file_runs_and_is_not_repeated(folder):
-    (folder/'mine.toml').write_text('preset = "smoke"\nseeds = [0]\n[train]\nsteps = 2\n')
+    # without its constants, which the run adds
+    (folder/'mine.toml').write_text('preset = "smoke"\nseeds = [0]\n[train]\nsteps = 2\n'
+                                    '[loss]\nname = "arccon"\n')
     r = sfr('run', 'mine.toml', cwd=folder)
     assert r.returncode == 0, r.stderr
     path, = (folder/'runs').glob('mine-*/record.json')
+    assert f'1/1 {path.parent.name}' in r.stdout.splitlines(), 'the line names the folder'
     first = path.read_bytes()
     assert json.loads(first)['experiment']['name'] == 'mine'
     assert sfr('run', 'mine.toml', cwd=folder).returncode == 0 and path.read_bytes() == first

@@ -16,11 +16,11 @@ import time
 from pathlib import Path
 import pytest
 from safetensors.torch import load_file
+from sfr_repro.core import folders
 from sfr_repro.core.config import load_experiment
 from sfr_repro.core.errors import UserError
 from sfr_repro.core.folders import SESSIONS
 from sfr_repro.core.records import equal_records, read_record
-from sfr_repro.train import run as run_module
 from sfr_repro.train.checkpoints import BEST
 from sfr_repro.train.run import run
 from sfr_repro.train.trainer import _Trainer
@@ -52,9 +52,9 @@ def child(out, dies, largest, largest_record):
     if dies: die_in_a_save(*dies)
     if largest: limit(largest)
     if largest_record:
-        write = run_module.write_record
+        write = folders.write_record
         def full(record, path): limit(largest_record); return write(record, path)
-        run_module.write_record = full
+        folders.write_record = full
     try: run(setting(), out, progress=False, minutes=0.)
     except UserError as e:
         limit(resource.RLIM_INFINITY)

@@ -465,7 +465,8 @@ def test_disks_of_kept_records(kept_folder, name):
 # ---------------------------------------------------------------- settings, before the first step
 
 LAST = {'a constant': ('"loss.tau" = [0.1, -1.0]', 'tau is -1.0'),
-        'a corpus': ('"data.corpus" = [["mini"], ["absent.txt"]]', 'absent.txt is not there'),
+        'a corpus': ('"data.corpus" = [["mini"], ["absent.txt"]]',
+                     "names 'absent.txt': there is no such file"),
         'a length': ('"encoder.max_length" = [16, 1000]', 'reads at most 128 word pieces'),
         'a batch': ('"train.batch" = [8, 100000]', 'a batch cannot be larger'),
         'no dropout': ('"encoder.dropout" = [0.2, 0.0]', 'the encoder has no dropout'),

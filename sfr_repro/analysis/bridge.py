@@ -68,6 +68,8 @@ def read_push(
 )->BatchPush: # Detached
     "Push, pull and dissipation of any loss"
     tensors,spec = tensors or {}, getattr(loss, "spec", None)
+    # two factors of a similarity stand for their product
+    tensors = {k:x[0] @ x[1].T if isinstance(x, tuple) else x for k,x in tensors.items()}
     h,h_pos = h.detach(), h_pos.detach()
     if not hasattr(loss, "components") or getattr(spec, "decomposed", False):
         return foreign_push(loss, h, h_pos, tensors)
@@ -215,7 +217,13 @@ class BridgeProbe:
         return given["teacher"](rows) if "teacher" in given else {}
 
     def __call__(self)->dict[str,float]: # By the names of records
-        "One measurement through all three lenses"
+        "One measurement through all three lenses; no random number of the training is used up"
+        state = RandomState(self.watched.encoder.device)
+        try: return self.measure()
+        finally: state.restore()
+
+    def measure(self)->dict[str,float]: # By the names of records
+        "What a call returns; it may draw random numbers, where the loss draws some"
         zs = self.views()
         views = [unit_rows(z.double().cpu()).chunk(2) for z in zs]
         given = [self.reference(rows, *v) for rows,v in zip(self.rows, views, strict=True)]

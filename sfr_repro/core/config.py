@@ -11,6 +11,7 @@ import hashlib
 import itertools
 import json
 import math
+import os
 import tomllib
 from dataclasses import asdict, fields, replace
 from pathlib import Path
@@ -191,7 +192,7 @@ class RunConfig:
 
     def place(self, name:str)->str: # Beside the experiment file if it is there, else as given
         "Where a file lies that the setting names"
-        path = Path(name).expanduser()
+        path = Path(os.path.expanduser(name))
         beside = Path(self.folder)/path
         return str(beside if beside.is_file() else path)
 
@@ -251,9 +252,9 @@ def read_section(name, cls, given, where):
         raise ConfigError(f"{where}: [{name}] {key} is {given}: {allowed}") from None
 
 # %% ../../nbs/core/03_config.ipynb #7ef6c1b7
-def _replaced(data):
+def _replaced(data, before):
     "What a section [data] takes the place of: a table of triples is no corpus"
-    if "triples" in data: return ("corpus","sentences")
+    if "triples" in data: return ("corpus","sentences") if before.get("corpus") else ("corpus",)
     return ("triples",) if "corpus" in data else ()
 
 def _merge(base, new):
@@ -264,7 +265,7 @@ def _merge(base, new):
             before = out[k].get("name")
             another = k=="loss" and v.get("name", before) != before
             stays = [x for x in out[k] if x in HOW or not another]
-            if k=="data": stays = [x for x in stays if x not in _replaced(v)]
+            if k=="data": stays = [x for x in stays if x not in _replaced(v, out[k])]
             out[k] = {x:out[k][x] for x in stays} | v
             if k=="train" and ("steps" in v) != ("epochs" in v):
                 out[k].pop("epochs" if "steps" in v else "steps", None)
@@ -361,13 +362,14 @@ def read_settings(path, presets, sections, overrides=(), others=()):
     preset = raw.pop("preset", "embedded")
     if not isinstance(preset, str) or preset not in presets:
         raise ConfigError(f"{path}: preset is {preset!r}: it must be one of {', '.join(presets)}")
-    raw = _merge(presets[preset], raw)
+    raw,changed = _merge(presets[preset], raw), {}
     for o in overrides:
         key,eq,text = o.partition("=")
         if not eq: raise ConfigError(f"override {o!r}: write section.key=value")
         _check_override(o, key, raw)
         if key=="seeds" and key in others: raw = {**raw, key:_value(text)}
-        else: raw = _set(raw, key, _value(text), f"override {o!r}", sections)
+        else: changed = _set(changed, key, _value(text), f"override {o!r}", sections)
+    raw = _merge(raw, changed)
     if unknown := sorted(set(raw)-set(sections)-set(others)):
         known = ", ".join(("preset", *others, *sections))
         raise ConfigError(f"{path}: there is no {unknown[0]!r}: a file may have {known}")
@@ -400,9 +402,11 @@ def _check_sizes(parts, where):
         most = "left out where epochs are given"
         if train.steps is not None: most = f"at most train.steps, {train.steps}"
         raise ConfigError(f"{where}: [train] stop is {train.stop}: it must be {most}")
-    if train.lens_teacher is not None and train.measure_every is None:
-        raise ConfigError(f"{where}: [train] lens_teacher is {train.lens_teacher!r}: the lenses "
-                          "are read every measure_every steps, so it needs measure_every")
+    if train.lens_teacher is not None:
+        said = f"{where}: [train] lens_teacher is {train.lens_teacher!r}"
+        triples = parts["data"].triples
+        if train.measure_every is None: raise ConfigError(f"{said}: it needs measure_every too")
+        if triples: raise ConfigError(f"{said}: it needs two views of a sentence, not data.triples")
     tasks = parts["evaluate"].tasks
     if "dev" in tasks and len(tasks) > 1:
         raise ConfigError(f"{where}: [evaluate] tasks is {list(tasks)}: "

@@ -28,6 +28,7 @@ from sfr_repro.core.records import (
     inputs_key,
     is_unfinished,
     read_record,
+    record_fault,
     write_record,
     write_whole,
 )
@@ -241,9 +242,12 @@ def found_record(
     try: found = read_record(path)
     except RecordError as e:
         raise RunError(f"{e}: move it away, or give another output folder") from None
-    if (found.id,found.seed) != (id,seed):
-        raise RunError(f"{path}: is the record of {found.run_name}: move it away, or give another "
-                       "output folder")
+    why = f"is the record of {found.run_name}" if (found.id,found.seed) != (id,seed) else ""
+    why = why or record_fault(found)
+    made = read_inputs(folder) if found.inputs and (Path(folder)/INPUTS).is_file() else None
+    if not why and made and key_of_inputs(made) != found.inputs:
+        why = f"was not made from what {INPUTS} says"
+    if why: raise RunError(f"{path}: {why}: move it away, or give another output folder")
     return found
 
 # %% ../../nbs/core/05_folders.ipynb #f938c391

@@ -70,11 +70,12 @@ def stamped_code(
     root:str|Path, # The copy that runs
 )->dict: # As `Record.code`
     "The commit that a stamp names, and whether this copy differs from it"
-    try: said = json.loads(Path(stamp).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as e:
+    try:
+        said = json.loads(Path(stamp).read_text(encoding="utf-8"))
+        version,commit,made = (said[k] for k in ("version","commit","code_hash"))
+    except (OSError, ValueError, LookupError, TypeError) as e:
         raise UserError(f"SFR_CODE is {str(stamp)!r}: it cannot be read ({e})") from None
-    return {"version":said["version"], "commit":said["commit"],
-            "dirty":said["code_hash"] != code_hash(root)}
+    return {"version":version, "commit":commit, "dirty":made != code_hash(root)}
 
 # %% ../../nbs/core/07_provenance.ipynb #42aca5e5
 def package_versions()->dict[str,str]: # As `Record.versions`

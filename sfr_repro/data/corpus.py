@@ -8,6 +8,7 @@ __all__ = ['FOLDER_CORPORA', 'keep_smallest', 'pick', 'Corpus', 'is_file_name', 
 
 # %% ../../nbs/data/01_corpus.ipynb #54a31dde
 import itertools
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -100,7 +101,7 @@ def corpus_files(
     for n in names:
         if not is_file_name(n) and n not in there:
             raise DataError(f"corpus is {n!r}: {folder} has {', '.join(there) or 'no corpus'}")
-    return [Path(n).expanduser() if is_file_name(n) else there[n] for n in names]
+    return [Path(os.path.expanduser(n)) if is_file_name(n) else there[n] for n in names]
 
 # %% ../../nbs/data/01_corpus.ipynb #1d1f6b75
 def file_blocks(

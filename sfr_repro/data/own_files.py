@@ -29,7 +29,7 @@ def dev_set(
     name,source = config.train.select, config.data.source
     if name is None:
         return load_sts(reference_set(source), "dev", config.evaluate.rendering, source)
-    own = name.endswith(".tsv")
+    own = name.lower().endswith(".tsv")
     if not own and ("/" in name or "." in name):
         raise DataError(f"train.select is {name!r}: it must be a table that ends in .tsv, or the "
                         "name of a set")
@@ -51,7 +51,7 @@ def check_own_files(
         for given,name in zip(config.data.corpus, corpus_names(config), strict=True):
             if is_file_name(given) and not _is_file(name):
                 faults.append(f"data.corpus names {given!r}: there is no such file")
-        if (config.train.select or "").endswith(".tsv"):
+        if (config.train.select or "").lower().endswith(".tsv"):
             try: dev_set(config)
             except DataError as e: faults.append(str(e))
     if faults: raise DataError("; ".join(dict.fromkeys(faults)))

@@ -10,6 +10,7 @@ __all__ = ['RETRIEVAL_SETS', 'RETRIEVAL_COUNTS', 'GRADES', 'HUB_RETRIEVAL', 'RER
 
 # %% ../../nbs/data/05_retrieval.ipynb #7dd96743
 import itertools
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -225,7 +226,7 @@ def folder_retrieval(
     source:Source|None, # Of kind "folder"; None for a path
 )->RetrievalSet: # Its split "test"
     "A collection from tab-separated files"
-    place = source.root/"retrieval"/name if source else Path(name).expanduser()
+    place = source.root/"retrieval"/name if source else Path(os.path.expanduser(name))
     if not place.is_dir():
         there = sorted(p.name for p in place.parent.glob("*") if p.is_dir())
         raise DataError(f"{place} is not there: its folder holds {', '.join(there) or 'no folder'}")

@@ -60,7 +60,7 @@ def named_folder(
     name:str, # What `SFR_DATA` says
 )->Path: # The data folder there
     "`DataError` when it leads nowhere"
-    path = Path(name).expanduser()
+    path = Path(os.path.expanduser(name))
     if not path.is_dir():
         raise DataError(f"SFR_DATA is {name!r}: it must be an existing folder, or 'none'")
     if not has_area(path):
@@ -173,8 +173,9 @@ def byte_blocks(
         there = sorted(p.name for p in path.parent.glob("*") if p.is_file())
         holds = ", ".join(there) or "no file"
         raise DataError(f"{path} is not there: its folder holds {holds}") from None
-    except (OSError, EOFError, zlib.error) as e:
-        raise DataError(f"{path} cannot be read to its end: {e}") from e
+    except (OSError, EOFError, ValueError, zlib.error) as e:
+        name = path if str(path).isprintable() else ascii(str(path))
+        raise DataError(f"{name} cannot be read to its end: {e}") from e
 
 # %% ../../nbs/data/00_sources.ipynb #cc13b20c
 def decode(
@@ -255,7 +256,7 @@ def find_columns(
     names,found,faults = read_header(path), {}, []
     for ours,others in wanted.items():
         usual = [n for n in names if n.strip().lower() in (ours, *others)]
-        if ours in names: found[ours] = ours
+        if names.count(ours)==1: found[ours] = ours
         elif len(usual)==1: found[ours] = usual[0]
         elif usual: faults.append(f"{' and '.join(map(repr, usual))}, which may both be {ours!r}")
         elif ours not in optional: faults.append(f"no column {ours!r} (or {', '.join(others)})")

@@ -8,6 +8,7 @@ __all__ = ['STS_SETS', 'STS_COUNTS', 'STS_COLUMNS', 'STSSet', 'check_pair', 'sts
 
 # %% ../../nbs/data/02_sts.ipynb #e70d3429
 import math
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -129,7 +130,7 @@ def folder_sts(
     source:Source|None, # Of kind "folder"; None for a file
 )->STSSet: # Its rows with that split
     "Scored pairs from a table, whose columns are found by name"
-    path,label = Path(name).expanduser(), "file"
+    path,label = Path(os.path.expanduser(name)), "file"
     if source:
         folder = source.root/"sts"
         if rendering != "raw": folder = folder/"senteval_tok"

@@ -8,6 +8,7 @@ __all__ = ['TRANSFER_SETS', 'BINARY', 'CLASSES', 'TRANSFER_COUNTS', 'HUB_TRANSFE
            'hub_parts', 'hub_transfer', 'load_transfer', 'transfer_sets']
 
 # %% ../../nbs/data/04_transfer.ipynb #d58eeb5c
+import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -162,7 +163,7 @@ def folder_transfer(
     source:Source|None, # Of kind "folder"; None for a file
 )->TransferSet: # All its splits
     "Labelled sentences from a file"
-    path = source.root/"transfer"/f"{name}.tsv" if source else Path(name).expanduser()
+    path = source.root/"transfer"/f"{name}.tsv" if source else Path(os.path.expanduser(name))
     columns = ["split","label","sentence1"]
     if "sentence2" in read_header(path): columns.append("sentence2")
     rows = [(f"{path} line {n}", *row) for n,row in read_tsv(path, columns)]

@@ -22,6 +22,7 @@ def check_texts(
 ):
     "`EncoderError` for what is no list of texts, such as one text or a generator"
     listed = hasattr(sentences, "__len__") and hasattr(sentences, "__getitem__")
+    listed = listed and getattr(sentences, "ndim", 1)==1        # a table, or a scalar of NumPy
     if isinstance(sentences, (str,bytes,Mapping)) or not listed:
         shown = f"{sentences[:40]!r}" if isinstance(sentences, str) else type(sentences).__name__
         raise EncoderError(f"sentences is {shown}: it must be a list of texts")

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from ..core.errors import check_choice
 from ..core.progress import Progress
 from ..core.provenance import cpu_name
-from ..core.records import write_folder_whole
+from ..core.records import MODEL_FILES, write_folder_whole
 from sfr_repro.encode.batches import (
     check_texts,
     cosine_matrix,
@@ -53,7 +53,7 @@ from sfr_repro.encode.pipeline import (
     read_steps,
     top_config,
 )
-from .weights import load_model
+from .weights import config_text, load_model, tokenizer_text
 
 # %% ../../nbs/encode/00_encoder.ipynb #a7036f10
 def pool(
@@ -261,9 +261,11 @@ class SentenceEncoder:
     def mteb_model_meta(self): # `mteb.evaluate(encoder, tasks)` asks for it
         "What mteb calls this model in its results"
         precision = resolve_precision(self.precision, self.device.type)
-        revision = f"{weights_sha256(self.model)[:12]}-{self.pooler}-{precision}"
-        return mteb_meta(self.name or self.model.config.model_type, revision, self.dim,
-                         self.max_length)
+        said = [config_text(self.model), tokenizer_text(self.tokenizer), self.extras]
+        said += [weights_sha256(self.model), self.pooler, precision, str(self.max_length)]
+        text = "\x1f".join(said).encode("utf-8","surrogatepass")
+        return mteb_meta(self.name or self.model.config.model_type,
+                         hashlib.sha256(text).hexdigest()[:16], self.dim, self.max_length)
 
     def token_ids(self, sentences:Sequence[str], prompt_name:str|None=None)->list[list[int]]:
         "Token ids, special tokens included, from `tokens` where the same list was there before"
@@ -397,7 +399,7 @@ def _write_folder(encoder, tmp):
 # %% ../../nbs/encode/00_encoder.ipynb #16f8e906
 def save_encoder(
     encoder:SentenceEncoder, # What to save; the weights keep their precision
-    path:str|Path, # A folder; replaced when it holds a model, or nothing
+    path:str|Path, # A folder; a model in it is replaced, other files in it stay
 ):
     "Write a model folder whole; `EncoderError` when the place cannot be written"
     path = Path(path).resolve()
@@ -405,7 +407,7 @@ def save_encoder(
     if path.exists() and not replaceable:
         what = "there is something that is no model, and it is not replaced"
         raise EncoderError(f"{path}: {what}: name a new folder")
-    with write_folder_whole(path, EncoderError) as new: _write_folder(encoder, new)
+    with write_folder_whole(path, EncoderError, MODEL_FILES) as new: _write_folder(encoder, new)
 
 # %% ../../nbs/encode/00_encoder.ipynb #400f16f7
 def weights_sha256(

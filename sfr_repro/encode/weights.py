@@ -4,10 +4,12 @@
 
 # %% auto #0
 __all__ = ['SUFFIXES', 'weight_files', 'weight_shapes', 'read_weights', 'left_over', 'model_class', 'build_model',
-           'check_vocabulary', 'read_tokenizer', 'base_files', 'add_adapter', 'load_model']
+           'check_vocabulary', 'read_tokenizer', 'base_files', 'add_adapter', 'load_model', 'config_text',
+           'tokenizer_text']
 
 # %% ../../nbs/encode/06_weights.ipynb #c0a10804
 import inspect
+import json
 import math
 import os
 from collections.abc import Sequence
@@ -263,3 +265,23 @@ def load_model(
     except (NotImplementedError, AttributeError): rows = None
     own = not adapted or files.find("tokenizer_config.json") is not None
     return model, read_tokenizer(files if own else base, rows, part)
+
+# %% ../../nbs/encode/06_weights.ipynb #39c1df7d
+def config_text(
+    model:nn.Module, # A Hugging Face model
+)->str: # The same for a model that was saved and opened elsewhere
+    "What a model's configuration says, without where it lay and which version wrote it"
+    left_out = ("_name_or_path","transformers_version","sfr_repro")
+    config = {k:v for k,v in model.config.to_dict().items() if k not in left_out}
+    return json.dumps(config, sort_keys=True, default=str)
+
+# %% ../../nbs/encode/06_weights.ipynb #300cd363
+def tokenizer_text(
+    tokenizer, # A Hugging Face tokenizer
+)->str: # The same for two that cut texts alike
+    "What a tokenizer does, without what its last call left in it"
+    if (fast := getattr(tokenizer, "backend_tokenizer", None)) is None:
+        return json.dumps([type(tokenizer).__name__, tokenizer.get_vocab()], sort_keys=True)
+    said = json.loads(fast.to_str())
+    lasting = {k:v for k,v in said.items() if k not in ("truncation","padding")}
+    return json.dumps(lasting, sort_keys=True)

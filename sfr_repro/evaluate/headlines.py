@@ -47,10 +47,11 @@ def set_scores(
 def task_average(
     scores:Mapping[tuple[str,str],float], # As `set_scores` gives them; not empty
     task:str="sts", # A key of `HEADLINES`
-)->tuple[float,int]: # The mean, and over how many sets
+)->tuple[float,tuple[tuple[str,str],...]]: # The mean, and each (set, split) that is in it
     "The average of a task, over the sets that it may be over"
-    over = averaged_sets([name for name,_ in scores], HEADLINES[task].sets)
-    return float(np.mean([v for (name,_),v in scores.items() if name in over])), len(over)
+    names = averaged_sets([name for name,_ in scores], HEADLINES[task].sets)
+    over = tuple(k for k in scores if k[0] in names)
+    return float(np.mean([scores[k] for k in over])), over
 
 # %% ../../nbs/evaluate/02_headlines.ipynb #6230696d
 def _geometry_layer(metrics):
@@ -71,14 +72,15 @@ def scores_line(
     for task,(_,words,_) in HEADLINES.items():
         if not (scores := set_scores(metrics, task)): continue
         mean,over = task_average(scores, task)
-        splits = "/".join(dict.fromkeys(split for _,split in scores if split != "all"))
+        splits = "/".join(dict.fromkeys(split for _,split in over if split != "all"))
         name = "STS" if task=="sts" else task
-        which = f"average of {over} sets" if over > 1 else next(iter(scores))[0]
+        which = f"average of {len(over)} sets" if len(over) > 1 else over[0][0]
         parts.append(f"{name} {100*mean:.2f} ({', '.join(filter(None, [words, which, splits]))})")
     shape,last = _geometry_layer(metrics)
     for s,m,v in shape:
         if m=="anisotropy": parts.append(f"anisotropy {v:.3f} ({s}, layer {last})")
-    measured = {"/".join(k.split("/")[:3]) for k in metrics}
+    # a set of transfer without splits of its own has two parts in its name
+    measured = {"/".join(k.split("/")[:parts]) for k in metrics for parts in (2,3)}
     own = [d for d in data if d.get("name") in measured] or list(data)
     return f"{'; '.join(parts) or 'no score'}; data: {sources_text(own)}"
 
@@ -105,7 +107,7 @@ def headline_rows(
         rows += [(task, name, measure, 100*v) for (name,_),v in scores.items()]
         if len(scores) > 1:
             mean,over = task_average(scores, task)
-            rows.append((task, f"average of {over}", measure, 100*mean))
+            rows.append((task, f"average of {len(over)}", measure, 100*mean))
     keys = [(*k.split("/"), v) for k,v in metrics.items()]
     rows += [(t, s, m, 100*v) for t,s,_,_,m,v in keys if t=="retrieval" or m=="f1"]
     shape,last = _geometry_layer(metrics)

@@ -6,6 +6,7 @@
 __all__ = ['TASKS', 'SET_TASKS', 'task_names', 'named_sets', 'sets_from']
 
 # %% ../../nbs/evaluate/06_options.ipynb #07040d8f
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from ..core.errors import UserError, check_choice
@@ -58,6 +59,8 @@ def sets_from(
         if not sign:
             must = "TASK=NAME, or several names with commas between, such as transfer=MR,CR"
             raise UserError(f"sets is {text!r}: it must be {must}")
+        one = os.path.exists(names.strip())                 # a file may have a comma in its name
+        several = [names] if one else names.split(",")
         before = found.get(task.strip(), ())
-        found[task.strip()] = (*before, *(n.strip() for n in names.split(",")))
+        found[task.strip()] = (*before, *(n.strip() for n in several))
     return named_sets(found)

@@ -28,7 +28,7 @@ from sfr_repro.core.folders import (
 )
 from ..core.progress import Progress
 from ..core.provenance import metric_inputs
-from ..core.records import Session, new_record, read_record, runs_folder
+from ..core.records import RecordError, Session, new_record, read_record, runs_folder
 from ..core.tables import format_table
 from ..data.retrieval import load_retrieval, retrieval_sets
 from ..data.sources import DataError, Source, resolve
@@ -117,7 +117,10 @@ def read_tasks(
         found[task] = []
         for n in names:
             if not isinstance(n, (str,Path)): found[task].append(n)
-            elif task == "sts": found[task].append(load(str(n), rendering=rendering, source=source))
+            elif task == "sts":
+                own = str(n).lower().endswith(".tsv")           # a user's table is read as it is
+                text = "raw" if own else rendering
+                found[task].append(load(str(n), rendering=text, source=source))
             else: found[task].append(load(n, source=source))
     if "sts" in found: check_sets(found["sts"])
     for d in found.get("transfer",[]): check_folds(d)
@@ -217,7 +220,9 @@ def evaluated_name(
     if not os.path.isdir(name): return str(name)
     path = Path(name).resolve()
     if path.name != "model" or not (path.parent/"record.json").is_file(): return path.name
-    return read_record(path.parent/"record.json").run_name
+    try: return read_record(path.parent/"record.json").run_name
+    except RecordError: return path.name            # somebody else's file
+
 
 # %% ../../nbs/evaluate/05_tasks.ipynb #f571acbd
 def evaluation_config(

@@ -16,9 +16,9 @@ from ..data.sources import Source, describe
 from ..data.sts import load_sts, reference_set
 from sfr_repro.encode.encoder import (
     SentenceEncoder,
+    finish,
     like_length,
     pad_ids,
-    pool,
     resolve_precision,
 )
 from sfr_repro.geometry.measure import (
@@ -154,7 +154,8 @@ def measure_batches(
             layers,dim = range(len(states)), states[0].shape[-1]
             g = empty_geometry(encoder, reading, layers, *types, dim)
         add_batch(g, plan, states)
-        pooled = pool(states, mask, encoder.pooler)[plan.rows].cpu().numpy()
+        skip = encoder.skip()
+        pooled = finish(encoder.model, states, mask, encoder.pooler, skip)[plan.rows].cpu().numpy()
         vectors |= zip(numbers, pooled, strict=True)
     return g, np.stack([vectors[i] for i in range(len(vectors))])
 

@@ -18,7 +18,7 @@ WHEN = { # Name -> what it is for
     "simulated_gradient":"to set dissipation, weight and ratio of paper A one by one",
     "mhe":"paper A's original, to compare with; for training take mhe_repaired",
     "mhs":"paper A's original, to compare with; for training take mhs_repaired",
-    "mhe_repaired":"to spread texts over the sphere by inverse distances, with paper A's repairs",
+    "mhe_repaired":"to spread texts over the sphere by their cosines, with paper A's repairs",
     "mhs_repaired":"to push the nearest text away, with paper A's repairs",
     "vicreg":"paper A's original, to compare with; for training take vicreg_repaired",
     "vicreg_repaired":"to decorrelate dimensions, with paper A's repairs",

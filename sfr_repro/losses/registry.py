@@ -195,18 +195,20 @@ def _gradient_of(name, y, views):
                         f"its value there is {y.item():g}")
     return g
 
-def _check_values(spec):
+def _check_values(spec, hard=False):
     "`UserError` unless the loss is a finite scalar, and the gradient by hand is its own"
-    name,(h,h_pos,tensors) = spec.name, _sample(spec)
-    views = [x.clone().requires_grad_() for x in (h,h_pos)]
-    with torch.enable_grad(): y = _tried(name, spec.value, *views, **tensors)
+    name,(h,h_pos,tensors) = spec.name, _sample(spec, hard)
+    own = {"h_neg":tensors.pop("h_neg")} if hard else {}
+    views = [x.clone().requires_grad_() for x in (h,h_pos,*own.values())]
+    given = dict(zip(own, views[2:], strict=True)) | tensors
+    with torch.enable_grad(): y = _tried(name, spec.value, *views[:2], **given)
     _check_value(name, y)
     g = _gradient_of(name, y, views)
-    hand = _tried(name, spec.grad, h, h_pos, **tensors)
-    pair = isinstance(hand, tuple) and [getattr(x, "shape", None) for x in hand]==[h.shape]*2
-    if not pair:
-        raise UserError(
-            f"grad of {name!r} returned no pair (dh, dh_pos) with the shapes of the views")
+    hand = _tried(name, spec.grad, h, h_pos, **own, **tensors)
+    shapes = [x.shape for x in views]
+    if not (isinstance(hand, tuple) and [getattr(x, "shape", None) for x in hand]==shapes):
+        what = "triple (dh, dh_pos, dh_neg)" if hard else "pair (dh, dh_pos)"
+        raise UserError(f"grad of {name!r} returned no {what} with the shapes of the views")
     off = relative_error(torch.cat(hand), torch.cat(g))
     if not off <= 1e-6:
         raise UserError(
@@ -224,6 +226,7 @@ def register(
     "Add a loss to the registry; `UserError` says in one sentence what is wrong with it"
     spec = _entry(loss, name, grad, components)
     _check_signature(spec); _check_values(spec)
+    if spec.hard: _check_values(spec, hard=True)
     return LOSSES.setdefault(spec.name, spec)
 
 # %% ../../nbs/losses/13_registry.ipynb #ef80bfad

@@ -270,6 +270,8 @@ def paradigm_strips(
     B,tile,(h,n) = len(h), min(tile, len(h)), as_candidates(h, h_pos, h_neg)
     if len(n)==1: return _alone(h, h_pos)
     views = (h, n[:B]) if h_neg is None else (h, n[:B], n[B:])
+    if not (h.isfinite().all() and n.isfinite().all()):
+        return h.new_full((), torch.nan), *(torch.full_like(x, torch.nan) for x in views)
     a,b = _Direction(p, h, n, p.moves=="pairs"), None
     if p.moves in ("views","alignment"): b = _Direction(p, h_pos, h, False)
     for start in range(0, B, tile):

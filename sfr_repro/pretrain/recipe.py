@@ -30,6 +30,7 @@ from sfr_repro.core.folders import (
 from ..core.progress import Progress
 from ..core.provenance import metric_inputs
 from sfr_repro.core.records import (
+    MODEL_FILES,
     Record,
     Session,
     new_record,
@@ -241,14 +242,14 @@ TOKENIZER_CONFIG = {
 def export_encoder(
     model:BertForMaskedLM, # Trained
     tokenizer:Tokenizer, # Its tokenizer
-    folder:str|Path, # Replaced when there
+    folder:str|Path, # A model in it is replaced, other files in it stay
 )->Path: # The folder
     "Write an encoder that `transformers` opens, float16, without pooler and head"
     bare = BertModel(model.config, add_pooling_layer=False)
     bare.load_state_dict(model.bert.state_dict())
     config = TOKENIZER_CONFIG|{"model_max_length":model.config.max_position_embeddings}
     config = json.dumps(config, indent=2, sort_keys=True)+"\n"
-    with write_folder_whole(folder) as new:
+    with write_folder_whole(folder, ours=MODEL_FILES) as new:
         with quiet_loading(): bare.half().save_pretrained(new)
         tokenizer.save(str(new/"tokenizer.json"))
         write_whole(new/"tokenizer_config.json", config.encode())

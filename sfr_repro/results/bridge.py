@@ -7,8 +7,8 @@ __all__ = ['LENS_MEASURES', 'SILENT', 'MATCH', 'EARLY', 'BRIDGE', 'LOSS_GROUPS',
            'lens_values', 'lens_series', 'bridge_records', 'run_label', 'by_seed', 'still_difference', 'seed_means',
            'still_differences', 'first_fall', 'collapse_lead', 'collapse_leads', 'early_mean', 'last_value',
            'six_digits', 'rank_correlations', 'ratio_correlations', 'sharpness_correlations', 'hardest_shares',
-           'matched_runs', 'matched_differences', 'early_table', 'early_predictions', 'early_correlations',
-           'BridgeMeasure', 'early_measure', 'lenses_figure', 'early_figure']
+           'matched_runs', 'last_scores', 'matched_differences', 'early_table', 'early_predictions',
+           'early_correlations', 'BridgeMeasure', 'early_measure', 'lenses_figure', 'early_figure']
 
 # %% ../../nbs/results/20_bridge.ipynb #3cbd7102
 from collections.abc import Callable, Sequence
@@ -103,14 +103,19 @@ def run_label(
 def by_seed(
     records:Sequence[Record], # Of a training each
     losses:Sequence[str]=LOSSES_OF_A, # By `run_label`
-)->dict[int,dict[str,Record]]: # Seed -> loss -> run, for the seeds that have every loss they can
-    "The runs by seed; `NotRun` when a loss is missing in some seed"
+    whole:bool=False, # Ask for each of the losses, not only for those that some seed has
+)->dict[int,dict[str,Record]]: # Seed -> loss -> run
+    "The runs by seed; `NotRun` when a loss is missing in some seed, or is there twice"
     found = {}
     for r in records:
-        if run_label(r) in losses: found.setdefault(r.seed, {})[run_label(r)] = r
-    whole = {name for runs in found.values() for name in runs}
+        name = run_label(r)
+        if name not in losses: continue
+        runs = found.setdefault(r.seed, {})
+        if name in runs: raise NotRun(f"two records of {name} have seed {r.seed}")
+        runs[name] = r
+    wanted = set(losses) if whole else {name for runs in found.values() for name in runs}
     for seed,runs in sorted(found.items()):
-        if missing := sorted(whole-set(runs)): raise NotRun(f"seed {seed} has no {missing[0]}")
+        if missing := sorted(wanted-set(runs)): raise NotRun(f"seed {seed} has no {missing[0]}")
     if not found: raise NotRun("none of its losses has a record")
     return dict(sorted(found.items()))
 
@@ -165,6 +170,7 @@ def collapse_lead(
     "How many steps the geometry's collapse comes before the score's"
     dev,rank = (lens_series(record, *k) for k in (("dev","spearman"),("geometry","effective_rank")))
     steps = dev.index.intersection(rank.index)
+    steps = steps[steps > 0]                                 # the first drop is no collapse
     if len(steps) < 2: return np.nan
     score = first_fall(dev[steps], lambda x, best: best-x >= .05)
     shape = first_fall(rank[steps], lambda x, best: x <= .8*best)
@@ -209,7 +215,7 @@ def rank_correlations(
 )->np.ndarray: # `(seeds,)`, in [-1, 1]
     "Spearman over the losses of paper A, for each seed; `NotRun` below five losses"
     found = []
-    for seed,runs in by_seed(bridge_records(records)).items():
+    for seed,runs in by_seed(bridge_records(records), whole=True).items():
         pairs = np.array([(six_digits(predictor(r)), target(r)) for r in runs.values()])
         pairs = pairs[np.isfinite(pairs).all(1)]
         if len(pairs) < 5: raise NotRun(f"seed {seed} has {len(pairs)} losses with both measures")
@@ -260,18 +266,26 @@ def matched_runs(
                      f"{gaps[tau]:.3f} away")
     return tau, soft, plain[tau]
 
+def last_scores(
+    record:Record, # Of a training
+)->dict[str,float]: # STS set -> Spearman in points
+    "The test scores of the last checkpoint; `NotRun` where the record has none"
+    metrics,end = record.last_metrics or {}, "/test/all/spearman"
+    found = {k.split("/")[1]:100*x for k,x in metrics.items() if k.endswith(end)}
+    if not found: raise NotRun(f"{record.run_name} keeps no scores of the last checkpoint")
+    return found
+
 def matched_differences(
     records:Sequence[Record], # All
 )->np.ndarray: # `(seeds, sets)`, in points
     "The fourth question"
     _,soft,plain = matched_runs(records)
-    a,b = ({r.seed:r for r in runs} for runs in (soft,plain))
+    a = {r.seed:last_scores(r) for r in soft}
+    b = {r.seed:last_scores(r) for r in plain}
     seeds = sorted(set(a) & set(b))
     if not seeds: raise NotRun("W1 and the matched InfoNCE share no seed")
-    def scores(runs):
-        def of(r): return [100*r.metrics[f"sts/{n}/test/all/spearman"] for n in STS_SETS]
-        return [of(runs[s]) for s in seeds]
-    return paired_differences(scores(a), scores(b))
+    def of(scores): return [[scores[s][name] for name in STS_SETS] for s in seeds]
+    return paired_differences(of(a), of(b))
 
 # %% ../../nbs/results/20_bridge.ipynb #9f6a335f
 EARLY = 50 # The step of the fifth question
@@ -279,17 +293,18 @@ EARLY = 50 # The step of the fifth question
 def early_table(
     records:Sequence[Record], # All
     step:int=EARLY, # When the measures are read
+    whole:bool=True, # Ask for all twelve losses
 )->pd.DataFrame: # Index: loss, seed; columns: (lens, measure), and ("final", "sts") in points
-    "What every lens says at one step, and the final STS average"
+    "What every lens says at one step, and the final STS average; NaN where a lens has no reading"
     rows = {}
-    for seed,runs in by_seed(bridge_records(records)).items():
+    for seed,runs in by_seed(bridge_records(records), whole=whole).items():
         for loss,r in runs.items():
             values = next((lens_values(p.metrics) for p in r.trajectory if p.step==step), {})
-            scores = [x for k,x in r.metrics.items() if k.endswith("/test/all/spearman")]
+            scores = list(last_scores(r).values())
             wanted = [(lens,m) for lens,measures in LENS_MEASURES.items() for m in measures]
             kept = {k:six_digits(values[k]) for k in wanted if k in values}
-            rows[loss,seed] = kept | {("final","sts"):100*float(np.mean(scores))}
-    table = pd.DataFrame.from_dict(rows, orient="index").dropna(axis=1)
+            rows[loss,seed] = kept | {("final","sts"):float(np.mean(scores))}
+    table = pd.DataFrame.from_dict(rows, orient="index").dropna(axis=1, how="all")
     table.columns = pd.MultiIndex.from_tuples(table.columns)
     return table.rename_axis(["loss","seed"])
 
@@ -310,10 +325,12 @@ def early_predictions(
         ranks,target = X[~out].rank(), y[~out].rank()
         strength = ranks.corrwith(target).abs().fillna(0)
         best = strength.idxmax()
-        x = X.loc[~out, best]
-        slope = ((x-x.mean())*(y[~out]-y[~out].mean())).sum()/max(((x-x.mean())**2).sum(), 1e-300)
+        x = X.loc[~out, best].dropna()
+        t = y[x.index]
+        slope = ((x-x.mean())*(t-t.mean())).sum()/max(((x-x.mean())**2).sum(), 1e-300)
+        read = X.loc[out, best].fillna(x.mean())        # no reading: the mean is predicted
         parts.append(pd.DataFrame({"measure":" ".join(best), "final":y[out],
-            "predicted":y[~out].mean()+slope*(X.loc[out, best]-x.mean())}))
+            "predicted":t.mean()+slope*(read-x.mean())}))
     return pd.concat(parts)
 
 def early_correlations(
@@ -324,7 +341,7 @@ def early_correlations(
     given = (lenses,) if lenses else ()
     found = early_predictions(early_table(records), *given)
     def one(t):
-        told = t.predicted.nunique() > 1
+        told = t.predicted.nunique() > 1 and t.final.nunique() > 1
         return spearmanr(t.predicted, t.final).statistic if told else 0.
     return np.array([one(t) for _,t in found.groupby("seed")])
 

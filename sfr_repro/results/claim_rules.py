@@ -238,7 +238,8 @@ def check_same_inputs(
     for r in records:
         read = {"encoder":r.encoder.sha256}
         for d in r.data:
-            name = f"{d.name} of seed {r.seed}" if d.name.startswith("corpus/") else d.name
+            drawn = d.name.startswith(("corpus/","triples/"))
+            name = f"{d.name} of seed {r.seed}" if drawn else d.name
             read[name] = d.sha256, d.rendering
         for name,mark in read.items():
             first = seen.setdefault(name, mark)

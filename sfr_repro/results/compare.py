@@ -10,13 +10,14 @@ __all__ = ['WIDEST', 'record_files', 'read_named', 'flat_settings', 'ComparedSet
 # %% ../../nbs/results/15_compare.ipynb #19f72255
 import hashlib
 import math
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 import numpy as np
 import pandas as pd
 from ..core.errors import UserError, check_non_negative
-from ..core.records import Record, read_record
+from ..core.records import Record, read_record, record_fault
 from ..evaluate.headlines import HEADLINES, set_scores, task_average
 from ..evaluate.sts import averaged_sets, sources_text
 from .verdict import judge, paired_interval
@@ -26,7 +27,7 @@ def record_files(
     path:str|Path, # A record, the folder of a run, a folder of runs or of records
 )->list[Path]: # At least one, sorted
     "The files that a name stands for"
-    path = Path(path).expanduser()
+    path = Path(os.path.expanduser(path))
     if path.is_file(): return [path]
     if (path/"record.json").is_file(): return [path/"record.json"]
     if not path.is_dir():
@@ -43,7 +44,10 @@ def read_named(
     "Records with the places they are from"
     files = [f for p in paths for f in record_files(p)]
     once = {f.resolve():f for f in reversed(files)}
-    return [(str(f), read_record(f)) for f in reversed(once.values())]
+    found = [(str(f), read_record(f)) for f in reversed(once.values())]
+    for f,r in found:
+        if why := record_fault(r): raise UserError(f"{f}: {why}")
+    return found
 
 # %% ../../nbs/results/15_compare.ipynb #03d705c1
 def flat_settings(
@@ -87,9 +91,10 @@ def group_settings(
             for seeds in found.values()]
 
 def _data_key(record):
-    "Hash of the test sets"
+    "Hash of the test sets: what a seed draws of the training data is no other setting"
+    drawn = ("corpus/","triples/","gradient/")
     text = "\n".join(sorted(f"{d.name} {d.sha256}" for d in record.data
-                            if not d.name.startswith("corpus/")))
+                            if not d.name.startswith(drawn)))
     return hashlib.sha256(text.encode()).hexdigest()
 
 # %% ../../nbs/results/15_compare.ipynb #1799f52f
@@ -236,7 +241,7 @@ def list_columns(
                "data":sources.partition(";")[0]}
         sets = {name if split=="test" else f"{name} {split}":100*v
                 for (name,split),v in scores.items()}
-        rows.append(row | sets | {f"average of {over}":100*mean})
+        rows.append(row | sets | {f"average of {len(over)}":100*mean})
     head = ["experiment","id","seed","kind","loss","pooler","data"]
     return pd.DataFrame(rows) if rows else pd.DataFrame(columns=head)
 

@@ -43,8 +43,8 @@ def _cut(features, start, stop):
 def _taught(teacher, model, columns):
     "Unit vectors of each column by a frozen `SentenceTransformer`"
     tokenizer,device = model.tokenizer, columns[0]["input_ids"].device
-    same = (tokenizer.get_vocab()==teacher.tokenizer.get_vocab()
-            and teacher.max_seq_length >= model.max_seq_length)
+    reach,asked = (m.max_seq_length or float("inf") for m in (teacher,model))
+    same = tokenizer.get_vocab()==teacher.tokenizer.get_vocab() and reach >= asked
     teacher = teacher.to(device).eval()
     def vectors(features):
         if same: return teacher(dict(features))["sentence_embedding"]
@@ -103,7 +103,13 @@ class SentenceTransformersLoss(nn.Module):
         made = isinstance(loss, Loss)
         self.model,self.chunk,self.gather_across_devices = model, chunk, gather_across_devices
         self.loss = loss if made else make_loss(loss, normalize=True, tile=tile, **constants)
+        if not (self.loss.normalize or self.loss.spec.any_length):
+            raise UserError(f"loss is {self.loss.name} without normalize: vectors of a "
+                            "SentenceTransformer have any length, so make it with normalize=True")
         _check_teacher(self.loss, teacher)
+        if teacher is model:
+            raise UserError("teacher is the model itself, and a teacher is frozen: "
+                            "write teacher='self'")
         self.teacher = teacher if teacher in (None,"self") else (teacher,)      # no submodule
 
     def forward(self, sentence_features:Iterable[dict], labels=None)->Tensor: # Shape `()`

@@ -15,9 +15,9 @@ from ..core.folders import RunError
 from ..data.corpus import check_stand_in, is_file_name
 from ..data.own_files import corpus_names
 from ..data.sources import resolve
-from ..data.triples import NLI, corpus_of
+from ..data.triples import NLI, check_hub_triples, corpus_of
 from ..encode.encoder import SentenceEncoder
-from ..geometry.probe import named_sentences
+from ..geometry.probe import geometry_probe
 from sfr_repro.train.run import (
     PROBED,
     check_length,
@@ -44,8 +44,10 @@ def _is_drop(name, value):
 
 def _sentences(config):
     "How many sentences or triples a setting has; None for the hub's, which would be fetched"
-    if config.data.triples is not None:
-        return None if config.data.triples == NLI else len(corpus_of(config))
+    if config.data.triples is not None and config.data.triples != NLI: return len(corpus_of(config))
+    if config.data.triples == NLI:
+        check_hub_triples(NLI, config.data.source)
+        return None
     names = corpus_names(config)
     if all(map(is_file_name, names)): return len(corpus_of(config))
     source = resolve(config.data.source, "corpus")
@@ -53,28 +55,28 @@ def _sentences(config):
     check_stand_in(names, source)
     return None
 
-def _probe_set(config): return named_sentences(None, config.data.source, PROBED)
+def _probe(config): return geometry_probe(open_encoder(config), source=config.data.source, n=PROBED)
 
 def _lens_teacher(config): return SentenceEncoder.from_pretrained(config.train.lens_teacher)
 
 # %% ../../nbs/train/11_check.ipynb #f25c8790
 def _check_reading(config, known):
     "Open what a setting reads; `known` is what the settings before it have opened"
-    def once(open, *key):
-        if (open,*key) not in known: known[open,*key] = open(config)
-        return known[open,*key]
+    def once(read, *key):
+        if (read,*key) not in known: known[read,*key] = read(config)
+        return known[read,*key]
     e,t,source = config.encoder, config.train, config.data.source
     longest,drops = once(_encoder_facts, e.name, e.pooler, e.dropout, e.freeze_embeddings)
     check_length(e, longest)
     once(evaluation_data, source, config.evaluate)
     once(dev_set, source, config.evaluate.rendering, t.select, config.folder)
     if t.steps == 0: return
-    if not drops: raise RunError(NO_DROPOUT)
+    if not drops and config.data.triples is None: raise RunError(NO_DROPOUT)
     sentences = once(_sentences, config.data)
     if sentences is not None:
         check_batch(t.batch, sentences)
         check_warmup(t, sentences)
-    if t.measure_every: once(_probe_set, source)
+    if t.measure_every: once(_probe, source, e)
     once(teacher_encoder, config.teacher)
     if t.lens_teacher: once(_lens_teacher, t.lens_teacher)
 

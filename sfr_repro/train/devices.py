@@ -66,13 +66,13 @@ def traffic(
 
 # %% ../../nbs/train/12_devices.ipynb #aa881eef
 def check_devices(
-    name:str, # A device
+    device:str|Device, # A name of `DEVICES`, or a device of your own
     devices:int=1, # How many of them
     batch:int|None=None, # Texts over all; None: not checked
 ):
     "`UserError` for a device that is not known, or a batch that they cannot share"
-    if name not in DEVICES:
-        raise UserError(f"device is {name!r}: it must be one of {', '.join(DEVICES)}")
+    if isinstance(device, str) and device not in DEVICES:
+        raise UserError(f"device is {device!r}: it must be one of {', '.join(DEVICES)}")
     check_whole("devices", devices)
     if batch is not None and batch%devices:
         raise UserError(f"devices is {devices}: it must divide train.batch, {batch}")

@@ -8,13 +8,18 @@ __all__ = ['gather_views', 'Processes', 'process_count', 'join_processes', 'chec
 # %% ../../nbs/train/03_distributed.ipynb #600d8711
 import atexit
 import os
+import signal
+import threading
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed import rendezvous
 from ..core.errors import UserError
+from ..core.stopping import SIGNALS
 
 # %% ../../nbs/train/03_distributed.ipynb #253e7f7b
 # its name since torch 2.13, and before
@@ -102,6 +107,29 @@ def _own_gpu():
                         "start at most one process per GPU")
     return int(x)
 
+# %% ../../nbs/train/03_distributed.ipynb #5d1c7f30
+@contextmanager
+def _ends_at_once():
+    "Both signals end the process, since no Python runs while the library waits"
+    main = threading.current_thread() is threading.main_thread()
+    before = {s:signal.signal(s, signal.SIG_DFL) for s in SIGNALS} if main else {}
+    try: yield
+    finally:
+        for s,handler in before.items(): signal.signal(s, handler)
+
+def _meeting_place(hours, minutes=5.):
+    "Where processes find each other; `UserError` when they do not within some minutes"
+    where = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+    try:
+        with _ends_at_once():
+            found = rendezvous("env://", timeout=timedelta(minutes=minutes))
+            store,_,_ = next(iter(found))
+    except (RuntimeError, ValueError) as e:
+        raise UserError(f"MASTER_ADDR and MASTER_PORT are {where}: the processes do not meet there "
+                        f"({str(e).splitlines()[0][:120]})") from None
+    store.set_timeout(hours)
+    return dist.PrefixStore("sfr_repro", store)
+
 # %% ../../nbs/train/03_distributed.ipynb #b9b6b5f5
 def join_processes(
     hours:float=24., # The longest that one process waits for another
@@ -122,8 +150,9 @@ def join_processes(
     if not dist.is_initialized():
         cuda = torch.cuda.is_available()
         if cuda: torch.cuda.set_device(_own_gpu())
-        dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo",
-                                timeout=timedelta(hours=hours))
+        long = timedelta(hours=hours)
+        dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo", timeout=long,
+                                rank=int(rank), world_size=size, store=_meeting_place(long))
         atexit.register(dist.destroy_process_group)
     return Processes(dist.get_rank(), dist.get_world_size())
 

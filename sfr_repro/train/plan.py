@@ -118,7 +118,8 @@ def measured_share(
         if "module" in r.config["loss"]: continue               # a record does not hold its module
         config = _config_of(r)
         if config.data.source is not None: continue
-        rate = sum(work_of(config).values())/r.seconds
+        try: rate = sum(work_of(config).values())/r.seconds
+        except UserError: continue                              # what it read is not here
         found.append((rate/device.peak[precision], config.run_name))
     return max(found, default=None)
 
@@ -275,7 +276,7 @@ def plan(
     devices:int=1, # That share each batch
 )->RunPlan:
     "Work, memory and time of a run that is not run"
-    if isinstance(device, str): check_devices(device, devices, config.train.batch)
+    check_devices(device, devices, config.train.batch)
     _check(config)
     d,t = DEVICES[device] if isinstance(device, str) else device, config.train
     precision = "bf16" if t.precision=="auto" else t.precision

@@ -40,7 +40,7 @@ from ..data.corpus import Corpus
 from ..data.own_files import dev_set
 from ..data.sts import load_sts, sts_sets
 from ..data.triples import Triples, corpus_of, triples_file
-from ..encode.cache import clear_cache, encoder_inputs, tokenizer_text
+from ..encode.cache import clear_cache, encoder_inputs
 from sfr_repro.encode.encoder import (
     SentenceEncoder,
     best_device,
@@ -52,6 +52,7 @@ from sfr_repro.encode.encoder import (
 from ..encode.packed import can_pack
 from ..encode.piece_vectors import ppmi_vectors
 from ..encode.teachers import frozen_teacher, self_teacher, teacher_vectors
+from ..encode.weights import tokenizer_text
 from ..evaluate.sts import evaluate_sts
 from ..evaluate.tasks import evaluate_tasks, geometry_set, read_tasks
 from ..geometry.probe import geometry_probe, named_sentences
@@ -165,7 +166,8 @@ def token_ids(
 )->list: # A list of ids per sentence, or three of them per triple
     "Token ids of a corpus, made once a process"
     prompt = encoder.prompts.text()
-    key = corpus.describe()["sha256"], tokenizer_text(encoder.tokenizer), max_length, prompt
+    kind = type(corpus)                         # a corpus may have the very lines of a table
+    key = kind, corpus.describe()["sha256"], tokenizer_text(encoder.tokenizer), max_length, prompt
     if key not in _tokens:
         _tokens.clear()
         texts = [prompt+s for s in corpus.sentences] if prompt else corpus.sentences

@@ -39,7 +39,7 @@ from .core.progress import is_first_process, progress_mode
 from .core.stopping import Stopped, ignore_signals, stop_at_once
 
 # %% ../nbs/cli.ipynb #88dd08b9
-# without markup, a help text shows its square brackets
+# without markup mode, a help text shows its square brackets
 app = typer.Typer(
     help="Three papers on contrastive sentence representations, derived, tested and rerun.",
     no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None)
@@ -61,11 +61,11 @@ def _options(
 
 # %% ../nbs/cli.ipynb #12cbecef
 def _say(text):
-    "What is told on the way"
+    "A message while the command works"
     if not is_quiet(): _end(text)
 
 def _end(text, format=""):
-    "What a command ends with; of several processes, the first speaks"
+    "The command's result; of several processes, only the first prints it"
     if is_first_process(): typer.echo(text, err=format in FOR_PROGRAMS)
 
 FOR_PROGRAMS = ("csv","json") # Formats that have standard output to themselves
@@ -306,7 +306,7 @@ def pretrain(
     again:Again=False,
     quiet:Quiet=False,
 ):
-    "Make the embedded encoder by masked-language modelling; goes on where it was stopped."
+    "Make the embedded encoder by masked-language modelling; continues where it stopped."
     from sfr_repro.pretrain.config import pretrain_config
     config = pretrain_config(experiment, tuple(change or ()))
     from sfr_repro.pretrain.recipe import pretrain as make
@@ -362,7 +362,7 @@ def simulate(
 def add(
     paths:Annotated[list[Path], typer.Argument(help="record.json of finished runs.")],
 ):
-    "Check records and copy them to nbs/records/runs, where the tables read them."
+    "Check records and copy them to nbs/records/runs, from which the tables are made."
     from sfr_repro.core.folders import kept_records
     from sfr_repro.core.records import add_record
     from sfr_repro.results.report import records_folder
@@ -407,7 +407,7 @@ def list_records(
 
 # %% ../nbs/cli.ipynb #1ad23d9a
 def _fail(message, status=2):
-    "One sentence on standard error, on a line of its own where a bar is open, and the end"
+    "Print one sentence on standard error, on a line of its own below an open bar, and exit"
     bars = getattr(sys.modules.get("tqdm"), "tqdm", None)
     for bar in list(getattr(bars, "_instances", ())): bar.close()
     colours = sys.stderr.isatty() and not os.environ.get("NO_COLOR")
@@ -416,7 +416,7 @@ def _fail(message, status=2):
     sys.exit(status)
 
 def _usage_fault(e):
-    "A mistake in the words of a command: the help where nothing was said, else one sentence"
+    "A mistake in the arguments: the help where there are none, else one sentence"
     if type(e).__name__=="NoArgsIsHelpError":
         e.show()
         sys.exit(2)
@@ -436,7 +436,7 @@ def main():
         _fail("stopped; what was whole is kept, and the same command goes on from "
               f"there: {command}", e.exit_status)
     except UserError as e:
-        # the first of several processes speaks; its end ends the rest
+        # the first of several processes reports; its end ends the rest
         if not is_first_process(): time.sleep(20)
         _fail(e)
     except Exception as e:

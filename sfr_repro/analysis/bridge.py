@@ -39,7 +39,7 @@ class BatchPush:
 
     @property
     def size(self)->Tensor: # `(B, B)`, at least 0
-        "How strongly each sentence pushes each anchor, whichever view of it"
+        "How strongly each sentence pushes each anchor, by both of its views"
         return self.push.abs()+self.push_same.abs()
 
 # %% ../../nbs/analysis/05_bridge.ipynb #7b3dac2a
@@ -88,7 +88,7 @@ def hardest_push_share(
     h:Tensor, # Its anchors, unit rows, `(B, D)`
     h_pos:Tensor, # Its positives, `(B, D)`
 )->Tensor: # `(B,)`, in [0, 1]; NaN for an anchor without push
-    "Equation (hardest); negatives of both views where the loss has both"
+    "Equation (hardest); over negatives of both views if the loss has both"
     kinds = [(x.abs(), h @ n.T) for x,n in ((p.push,h_pos),(p.push_same,h)) if x.any()]
     if not kinds: return torch.full_like(p.pull, torch.nan)
     own = torch.eye(len(h), dtype=torch.bool, device=h.device)
@@ -110,7 +110,7 @@ def gradient_values(
     batches:Sequence[BatchPush], # One or more
     views:Sequence[tuple[Tensor,Tensor]], # Of each, two times `(B, D)`
 )->dict[str,float]: # By name; what is not defined is left out
-    "Lens A"
+    "Lens A: the numbers of the gradient"
     gate = torch.cat([p.dissipation for p in batches])
     each = zip(batches, views, strict=True)
     hardest = torch.cat([hardest_push_share(p, *v) for p,v in each])
@@ -174,7 +174,7 @@ def in_training_mode(
 
 # %% ../../nbs/analysis/05_bridge.ipynb #5ecac28e
 class BridgeProbe:
-    "Three lenses on an encoder as it is at the moment of the call"
+    "Three lenses on an encoder as it is when called"
     def __init__(self,
         watched:Watched, # The training
         teacher:SentenceEncoder, # Frozen
@@ -239,7 +239,7 @@ class BridgeProbe:
 # %% ../../nbs/analysis/05_bridge.ipynb #cd663473
 @dataclass(frozen=True)
 class OpenedLenses:
-    "A teacher, ready to look at a training"
+    "A teacher, with which a training can be measured"
     teacher:SentenceEncoder # Frozen
 
     def watch(self, watched:Watched, geometry:Callable)->BridgeProbe:

@@ -83,7 +83,7 @@ def seed_changes(
 def geometry_values(
     metrics:dict[str,float], # Of a record, or of one point of its trajectory
 )->list[tuple[str,str,float]]: # Place ("layer:<k>", "last", "pooled"), measure, value
-    "All geometry that was measured, with the last layer a second time under that name"
+    "All geometry that was measured; the last layer is there twice, also under \"last\""
     found = [(*k.split("/")[3:], v) for k,v in metrics.items() if k.startswith("geometry/")]
     layers = [int(place[6:]) for place,_,_ in found if place.startswith("layer:")]
     if not layers: return found
@@ -98,7 +98,7 @@ COLUMNS = ("weights","id","seed",*FACTORS,"step","place","measure","value") # Of
 def with_leads(
     table:pd.DataFrame, # As `trajectories` has it so far
 )->pd.DataFrame: # With `intra_lead`, `semantic_lead` and `self_similarity_<kind>` at the last layer
-    "Add the differences and sums that claims ask for"
+    "Add the differences and sums that claims use"
     run,name = list(COLUMNS[:-3]), "intra_similarity_adjusted"
     def wide(rows, by): return rows.pivot(index=run, columns=by, values="value")
     last = wide(table[table.place=="last"], "measure")
@@ -142,7 +142,7 @@ def vary_factor(
     table:pd.DataFrame, # From `trajectories`
     factor:str, # "tau", "batch" or "pooler"
 )->pd.DataFrame: # The runs whose other factors are those of the centre
-    "One factor varied"
+    "The runs in which only one factor is varied"
     others = [table[k]==centre for k,centre in FACTORS.items() if k != factor]
     return table[np.logical_and.reduce(others)]
 
@@ -150,7 +150,7 @@ def vary_factor(
 def half_way(
     mean:pd.Series, # Step -> mean over seeds
 )->float: # nan where nothing changed
-    "The first step at which half of the change was there"
+    "The first measured step at which half of the change was reached"
     first,last = mean.iloc[0], mean.iloc[-1]
     return mean.index[(mean-first)/(last-first) >= .5].min() if last != first else np.nan
 

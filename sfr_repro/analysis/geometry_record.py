@@ -46,7 +46,7 @@ def token_metrics(
     g:Geometry, # From `measure_geometry`
     where:str, # "geometry/<set>/<split>"
 )->dict[str,float]: # `<where>/token:<piece>/self_similarity_adjusted` and `/contexts`
-    "Each token type at the last layer; the piece is quoted as in an address"
+    "Each token type at the last layer; the token is quoted as in a web address"
     values,metrics = (token_self_similarity(g)[-1]-anisotropy(g)[-1]).tolist(), {}
     for token,value,n in zip(g.tokens, values, g.contexts.tolist(), strict=True):
         if not np.isfinite(value): continue
@@ -77,7 +77,7 @@ def measure_model(
 def model_name(
     model:SentenceEncoder|str|Path, # As for `analyse_record`
 )->tuple[str,int]: # What it is called, and the seed it was trained with, 0 where nothing is known
-    "How a model is told apart from others"
+    "The name and seed that tell a model apart from others"
     if isinstance(model, SentenceEncoder):
         return model.name or model.model.config.model_type, 0
     beside = Path(model).resolve().parent/"record.json"

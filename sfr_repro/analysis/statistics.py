@@ -169,7 +169,7 @@ def dynamic_ratios(
     share:float=.2, # MixCSE's part of the positive, between 0 and 1
     tau:float=.05, # MixCSE's temperature, above 0
 )->dict[str,Tensor]: # name -> ratios of the active anchors, `(active,)`
-    "What four losses would choose as ratio"
+    "The ratios that four losses would have"
     check_positive(margin=margin)
     batch = Batch(*as_views(h, h_pos))
     on = active_rows(batch.cross, batch.pos, margin)
@@ -199,7 +199,7 @@ def statistics(
 
 # %% ../../nbs/analysis/01_statistics.ipynb #fd156312
 class Probe:
-    "The same sentences again and again; what it saw is in `views`"
+    "Two views of the same sentences at every call; all of them are kept in `views`"
     def __init__(self,
         encoder:SentenceEncoder, # Watched while it is trained
         sentences:Sequence[str], # Held out from training, at least 2
@@ -226,7 +226,7 @@ class Probe:
         return unit_rows(z.double().cpu()).chunk(2)
 
     def __call__(self)->dict[str,float]: # `probe/` and a name of `cosine_means`
-        "The cosines of now; the views are kept in `views`"
+        "The cosines of the current encoder; the views are kept in `views`"
         self.views.append(self.two_views())
         return {f"probe/{k}":v for k,v in cosine_means(*self.views[-1]).items()}
 
@@ -236,7 +236,7 @@ def watch_training(
     sentences:Sequence[str], # The probe's: left out of the training corpus
     folder:str|Path, # For what the trainer writes
 )->dict[int,tuple[Tensor,Tensor]]: # step -> two views of the probe, `(B, D)` each, float64
-    "Train, and see the same sentences on the way"
+    "Train, and record two views of the same sentences on the way"
     config,loss = complete_setting(config)
     if loss.needs:
         raise UserError(f"loss.name is {loss.name!r}: a loss that needs a teacher is not watched "

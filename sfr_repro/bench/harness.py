@@ -68,7 +68,7 @@ def ratio(
 # %% ../../nbs/bench/00_harness.ipynb #5aad9147
 def busy_share(
     seconds:float=1., # How long to watch
-)->float: # Of all processor time, in [0, 1]; nan where the system does not say
+)->float: # Of all processor time, in [0, 1]; nan if the system does not report it
     "What other programs use while this one sleeps"
     stat = Path("/proc/stat")
     if not stat.exists(): return float("nan")
@@ -94,7 +94,7 @@ def check_quiet(
 
 # %% ../../nbs/bench/00_harness.ipynb #59bba39f
 def check_neighbour():
-    "Refuse to compare with what is not there"
+    "`UserError` unless sentence-transformers is installed"
     if find_spec("sentence_transformers") is None:
         raise UserError("sentence-transformers is not installed, and ratios to it need it: "
                         "pip install sentence-transformers")

@@ -47,7 +47,7 @@ class LossProcess:
 
 # %% ../../nbs/bench/02_memory.ipynb #9e4a30a4
 def check_memory_marks():
-    "Refuse to measure memory where the system does not say"
+    "`UserError` where the system does not report peak memory"
     if not Path("/proc/self/clear_refs").exists():
         raise UserError("parts tiled and tiled_curve read the memory's high-water mark from /proc, "
                         "which only Linux has")

@@ -193,7 +193,7 @@ def bench_start(
 
 # %% ../../nbs/bench/04_parts.ipynb #7dc457f0
 def _neighbour():
-    "The version of what is compared with, where it is installed"
+    "The version of sentence-transformers, if it is installed"
     try: return {"sentence-transformers":version("sentence-transformers")}
     except PackageNotFoundError: return {}
 

@@ -61,7 +61,7 @@ def loss_pass(
 
 # %% ../../nbs/bench/01_passes.ipynb #018c0773
 def _high_water():
-    "The largest memory this process has had since the mark was set back, in MiB"
+    "The largest memory this process has had since the mark was reset, in MiB"
     status = Path("/proc/self/status").read_text(encoding="utf-8")
     return int(re.search(r"VmHWM:\s+(\d+)", status)[1])/1024
 
@@ -82,7 +82,7 @@ def answers(
     name:str, # The loss
     tile:int, # Rows of a tile
 )->Iterator[tuple[float,float,float]]: # Seconds a pass, MiB above the inputs, value
-    "Measure what is asked for, line by line"
+    "Measure each line's batch and passes"
     one_pass = loss_pass(method, name, tile)
     for batch in (64,600): one_pass(*random_views(batch))
     for line in lines:

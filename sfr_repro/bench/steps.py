@@ -140,7 +140,7 @@ def useful_flops(
     ids:list[list[int]], # Token ids of the sentences
     batch:int, # Sentences a step
 )->float: # Of one step with both views, no padding
-    "The work of a mean step"
+    "The useful operations of a mean step"
     shape,n = encoder_shape(name), np.array(list(map(len, ids)))
     encoder = 6*batch*forward_flops(shape, n.mean(), (n**2).mean())
     return encoder + loss_flops(make_loss("infonce"), batch, shape.width)

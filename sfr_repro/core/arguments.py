@@ -17,8 +17,8 @@ from .progress import progress_mode
 # %% ../../nbs/core/10_arguments.ipynb #529113f2
 _quiet = [False]
 
-def is_quiet()->bool: # Whether the command that runs was asked to say nothing on the way
-    "What `Quiet` has set"
+def is_quiet()->bool: # Whether the running command prints no progress and no messages
+    "The value that `Quiet` has set"
     return _quiet[0]
 
 @contextmanager
@@ -28,7 +28,7 @@ def _silence():
     finally: _quiet[0] = False
 
 def _be_quiet(context:typer.Context, value:bool):
-    "Silence until the command ends"
+    "Print no messages until the command ends"
     if value:
         context.with_resource(progress_mode("off"))
         context.with_resource(_silence())
@@ -39,9 +39,9 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", callback=_be_quiet,
 
 # %% ../../nbs/core/10_arguments.ipynb #945ea6c3
 def complete_from(
-    *names:str, # What a word may become
+    *names:str, # The possible completions
 )->Callable[[str],list[str]]: # For typer's `autocompletion`
-    "What completes a word"
+    "A function that completes a word"
     def complete(incomplete:str): return [n for n in names if n.startswith(incomplete)]
     return complete
 

@@ -24,9 +24,9 @@ def seed_all(
 
 # %% ../../nbs/core/02_checks.ipynb #bd5fc3b2
 class RandomState:
-    "The state of every generator that a forward pass may draw from"
+    "The state of every random generator that a forward pass may use"
     def __init__(self,
-        device:torch.device, # Where the model is
+        device:torch.device, # Of the model
     ):
         self.device = device
         self.cpu,self.numpy,self.python = (torch.get_rng_state(), np.random.get_state(),
@@ -34,7 +34,7 @@ class RandomState:
         self.cuda = torch.cuda.get_rng_state(device) if device.type=="cuda" else None
 
     def restore(self):
-        "Draw again what was drawn since"
+        "Put the generators back, so that the same numbers are drawn again"
         torch.set_rng_state(self.cpu); np.random.set_state(self.numpy); random.setstate(self.python)
         if self.cuda is not None: torch.cuda.set_rng_state(self.cuda, self.device)
 
@@ -63,7 +63,7 @@ def relative_error(
 # %% ../../nbs/core/02_checks.ipynb #6c41bb95
 def autograd_gradient(
     f:Callable, # `f(*views) -> Tensor ()`
-    *views:Tensor, # Where, each `(B, D)`
+    *views:Tensor, # Arguments of `f`, each `(B, D)`
 )->tuple[Tensor,...]: # `df/dview` for each view; zeros where `f` does not depend on it
     "Gradient of a scalar by autograd; `ValueError` when it has none"
     views = [v.detach().clone().requires_grad_() for v in views]
@@ -77,7 +77,7 @@ def autograd_gradient(
 # %% ../../nbs/core/02_checks.ipynb #9a459c7a
 def finite_differences(
     f:Callable, # `f(x) -> Tensor ()`
-    x:Tensor, # Where, any shape, float64
+    x:Tensor, # Argument of `f`, any shape, float64
     step:float=1e-4, # The larger of the two steps
 )->Tensor: # `df/dx`, the shape of `x`
     "Central differences with one Richardson step, entry by entry"
@@ -148,7 +148,7 @@ def check_finite(
     grad:Callable|None=None, # `grad(h, h_pos) -> (dh, dh_pos)`
     dtypes:tuple=(torch.float64,torch.float32,torch.bfloat16,torch.float16),
 )->int: # Number of batches tried
-    "`AssertionError` names the first degenerate batch where a value or gradient is not finite"
+    "`AssertionError` names the first degenerate batch with a value or gradient that is not finite"
     n = 0
     for name,(h,h_pos) in degenerate_batches().items():
         for dtype in dtypes:

@@ -12,7 +12,7 @@ from typing import Any
 
 # %% ../../nbs/core/01_errors.ipynb #f4b0a47a
 class UserError(ValueError):
-    "A mistake in the input, told in one sentence: the place, the value, and what is allowed"
+    "A mistake in the input, in one sentence: the place, the value, and what is allowed"
 
 # %% ../../nbs/core/01_errors.ipynb #e7a10007
 def _is_number(x):
@@ -59,7 +59,7 @@ def check_whole(
     name:str, # The argument's name
     value:Any, # What was given
     least:int=1, # The smallest that is allowed
-    below:int|None=None, # The smallest above it that is not; None: all are
+    below:int|None=None, # The smallest above that is no longer allowed; None: no limit
 ):
     "Raise `UserError` when `value` is not a whole number within these bounds"
     if is_whole(value) and value >= least and (below is None or value < below): return

@@ -20,14 +20,14 @@ from .errors import UserError
 def code_state()->dict: # As `Record.code`
     "Version and commit of the code that runs; None where neither git nor a stamp knows it"
     here = Path(__file__).resolve().parents[2] if "__file__" in globals() else Path.cwd()
-    def git(*args): # None when git is not there or refuses; it takes no lock from the user's own
+    def git(*args): # None without git, or when it refuses; it takes no lock
         command = ("git","--no-optional-locks","-C",str(here),*args)
         try: r = subprocess.run(command, capture_output=True, text=True)
         except FileNotFoundError: return None
         return r.stdout.strip() if r.returncode==0 else None
     if stamp := os.environ.get("SFR_CODE"): return stamped_code(stamp, here)
     commit = git("rev-parse","HEAD") if (here/".git").exists() else None
-    # records that were just added change no code
+    # newly added records are no change of code
     status = git("status","--porcelain","--",".",":!nbs/records") if commit else None
     return {"version":_version("sfr_repro"), "commit":commit,
             "dirty":None if status is None else bool(status)}
@@ -86,7 +86,7 @@ def package_versions()->dict[str,str]: # As `Record.versions`
 
 # %% ../../nbs/core/07_provenance.ipynb #26cb057a
 def cpu_name()->str: # For example "AMD EPYC 9354"
-    "Name of the processor; the machine's architecture where the system does not say"
+    "Name of the processor; if the system does not say, the machine's architecture"
     info = Path("/proc/cpuinfo")
     lines = info.read_text(encoding="utf-8").splitlines() if info.exists() else []
     names = (o.split(":",1)[1].strip() for o in lines if o.startswith("model name"))

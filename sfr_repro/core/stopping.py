@@ -13,7 +13,7 @@ from contextlib import contextmanager
 
 # %% ../../nbs/core/06_stopping.ipynb #57a90005
 class Stopped(BaseException):
-    "Asked to stop by Ctrl-C or SIGTERM; no error, so nothing that mends errors holds it up"
+    "Asked to stop by Ctrl-C or SIGTERM; not an `Exception`, so error handlers do not catch it"
     def __init__(self,
         number:int=signal.SIGINT, # Of the signal
     ):
@@ -22,7 +22,7 @@ class Stopped(BaseException):
 
     @property
     def exit_status(self)->int: # 130 after Ctrl-C, 143 after SIGTERM
-        "What the shell is told"
+        "The exit status for the shell"
         return 128+self.number
 
 # %% ../../nbs/core/06_stopping.ipynb #57a90007
@@ -32,7 +32,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 def signals_call(
     handler:Callable[[int],None], # Called with the signal's number
 )->Iterator[None]:
-    "Another handler for both signals; nothing changes outside the main thread"
+    "Set another handler for both signals; outside the main thread, do nothing"
     before = {}
     try:
         for s in SIGNALS: before[s] = signal.signal(s, lambda number,_: handler(number))
@@ -50,9 +50,9 @@ def stop_at_once()->Iterator[None]:
 # %% ../../nbs/core/06_stopping.ipynb #57a90009
 @contextmanager
 def stop_later(
-    when:str, # When it will stop, for the message: "after this step"
+    when:str, # When the work will stop, for the message: "after this step"
 )->Iterator[list[int]]: # Empty until a signal came, then its number
-    "The first signal is noted, for a work that has to come to a whole state; a second one raises"
+    "Note the first signal, for work that must first reach a whole state; a second one raises"
     asked = []
     def note(number):
         if asked: raise Stopped(number)

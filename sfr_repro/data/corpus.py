@@ -31,7 +31,7 @@ from sfr_repro.data.sources import (
 # %% ../../nbs/data/01_corpus.ipynb #08e03a15
 def keep_smallest(
     keys:np.ndarray, # Random keys, `(m,)`, uint64
-    kept:list, # What they belong to, `m` items
+    kept:list, # The items of the keys, `m` of them
     n:int, # How many to keep
 )->tuple[np.ndarray,list]: # The `n` smallest keys and their items, in their old order
     "Prune a sample to `n`"
@@ -41,10 +41,10 @@ def keep_smallest(
 
 # %% ../../nbs/data/01_corpus.ipynb #6e80db44
 def pick(
-    blocks:Iterable[tuple[object,int,list]], # Where from, number of the first line, lines
+    blocks:Iterable[tuple[object,int,list]], # Place, number of the first line, lines
     n:int|None=None, # How many; None: all
     seed:int|None=0, # Of the sample; None: the first `n`
-)->list[tuple[object,int,object]]: # Where, line number and line, in reading order; at most `n`
+)->list[tuple[object,int,object]]: # Place, line number and line, in reading order; at most `n`
     "All lines that are not blank, the first `n`, or a sample of `n`; lines are bytes or text"
     kept,keys,limit = [], np.empty(0, np.uint64), np.iinfo(np.uint64).max
     bits = np.random.PCG64(seed if seed is not None else 0)
@@ -64,7 +64,7 @@ def pick(
 # %% ../../nbs/data/01_corpus.ipynb #e0217717
 @dataclass(frozen=True)
 class Corpus(Sequence):
-    "Training sentences, and what they are"
+    "Training sentences with their description"
     sentences:list[str]=field(repr=False) # One sentence each, in reading order
     name:str # Files joined by "+", for example "wiki_2014"
     source:str # The record's label, for example "folder"
@@ -74,7 +74,7 @@ class Corpus(Sequence):
     def __getitem__(self, i): return self.sentences[i]
 
     @property
-    def smoke(self)->bool: # True for the embedded sentences: good enough to see that things run
+    def smoke(self)->bool: # True for the embedded sentences, which only show that everything runs
         "Is this the embedded corpus?"
         return self.source == "embedded"
 
@@ -86,14 +86,14 @@ class Corpus(Sequence):
 def is_file_name(
     name:str, # A name given as corpus
 )->bool: # True when it ends in .txt or .txt.gz
-    "Does a corpus name mean a file of the user's?"
+    "Is a corpus name one of the user's files?"
     return name.lower().endswith((".txt",".txt.gz"))
 
 # %% ../../nbs/data/01_corpus.ipynb #772e5fef
 def corpus_files(
     names:Sequence[str], # Names in the folder, or files that end in .txt or .txt.gz
     source:Source|None, # Of kind "folder"; None where all names are files
-)->list[Path]: # One a name; `DataError` lists what there is
+)->list[Path]: # One per name; `DataError` lists the names that exist
     "Which files a corpus is read from"
     folder = source.root/"corpus" if source else None
     files = sorted(folder.glob("*.txt*")) if folder else []
@@ -116,7 +116,7 @@ def file_blocks(
 
 # %% ../../nbs/data/01_corpus.ipynb #faa17bd7
 def _counted(texts, n):
-    "The same texts, with a word on how many have come"
+    "The same texts, with a report of how many were read"
     with Progress(n, "corpus from the hub", "sentence") as bar:
         for t in texts:
             yield t
@@ -137,7 +137,7 @@ def hub_corpus(
     except Exception as e: raise DataError(f"{label} cannot be read: {first_line(e)}") from e
 
 # %% ../../nbs/data/01_corpus.ipynb #00f2869e
-FOLDER_CORPORA = ( # What `SOURCES.md` describes
+FOLDER_CORPORA = ( # As `SOURCES.md` describes them
     "wiki_2014", "wiki_2018", "wiki_us_states", "wiki1m_simcse_head", "novels_pd", "factbook",
     "us_presidents", "masc_written", "wordnet_glosses", "wordnet_examples")
 
@@ -154,7 +154,7 @@ def check_stand_in(
     names:Sequence[str], # Names of the folder
     source:Source, # Of kind "hub" or "embedded"
 )->str: # The name of the one corpus that the source has
-    "`DataError` for a name that the one corpus cannot stand for"
+    "`DataError` for a name that the one corpus cannot replace"
     only = "wiki1m" if source.kind=="hub" else "mini"
     for name in names:
         if name not in (only, *FOLDER_CORPORA):

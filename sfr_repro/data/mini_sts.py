@@ -34,7 +34,7 @@ def asset_lines(
 def load_mini_sts(
     split:str|None=None, # "dev" (150 pairs), "test" (350) or None for both
 )->list[Pair]: # In the order of the file: dev first
-    "The project's own scored pairs, a smoke-level stand-in for an STS set"
+    "The project's own scored pairs, a smoke-level replacement for an STS set"
     if split not in (None,"dev","test"):
         raise ValueError(f"split is {split!r}: it must be 'dev', 'test' or None")
     rows = (line.split("\t") for line in asset_lines("mini_sts.tsv")[1:])
@@ -66,7 +66,7 @@ def shared_runs(
     ours:Iterable[str], # Sentences
     theirs:Iterable[str], # Sentences; read once, so a generator over a large file will do
     n:int=8, # Length of a run, in words
-)->set[str]: # The runs that stand in both
+)->set[str]: # The runs that are in both
     "Runs of `n` words that two collections of sentences share, case and punctuation ignored"
     mine = {run for s in ours for run in word_runs(s,n)}
     return {run for s in theirs for run in word_runs(s,n) if run in mine}

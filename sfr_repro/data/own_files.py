@@ -18,14 +18,14 @@ from .sts import STSSet, load_sts, reference_set
 def corpus_names(
     config:RunConfig, # Its `data` section and its folder
 )->tuple[str,...]: # For `load_corpus`
-    "The corpora of a setting, files with the place where they are"
+    "The corpora of a setting, with the full path of each file"
     return tuple(config.place(n) if is_file_name(n) else n for n in config.data.corpus)
 
 # %% ../../nbs/data/06_own_files.ipynb #2e4254cb
 def dev_set(
     config:RunConfig, # Its `train.select`, source and rendering
 )->STSSet: # Of split "dev"
-    "What the checkpoint is chosen on"
+    "The set on which the checkpoint is chosen"
     name,source = config.train.select, config.data.source
     if name is None:
         return load_sts(reference_set(source), "dev", config.evaluate.rendering, source)
@@ -45,7 +45,7 @@ def dev_set(
 def check_own_files(
     settings:Sequence[RunConfig], # Of an experiment
 ):
-    "`DataError` for every file of the user's that cannot be used, in one sentence"
+    "`DataError` for all of the user's files that cannot be used, in one sentence"
     faults = []
     for config in {c.id:c for c in settings}.values():
         for given,name in zip(config.data.corpus, corpus_names(config), strict=True):

@@ -48,8 +48,8 @@ class RetrievalSet:
     group:list[int]|None=field(default=None, repr=False) # Number of each query's group; None: alone
     split:str="test"
     source:str="file" # The record's label
-    doc_places:Sequence[str]=field(default=(), repr=False) # Where each document stands, for errors
-    query_places:Sequence[str]=field(default=(), repr=False) # Where each query stands, for errors
+    doc_places:Sequence[str]=field(default=(), repr=False) # Place of each document, for errors
+    query_places:Sequence[str]=field(default=(), repr=False) # Place of each query, for errors
 
     def __len__(self): return len(self.queries)
 
@@ -59,7 +59,7 @@ class RetrievalSet:
     def sentences(self)->list[str]: return self.queries+self.docs # All texts, with repeats
 
     def itself(self, query:int)->int|None: # Position of a document that is never an answer
-        "The document that *is* the query: same identifier, same text, a title aside"
+        "The document that *is* the query: same identifier, and same text apart from a title"
         return self._twins.get(query)
 
     @cached_property
@@ -84,7 +84,7 @@ def identified_rows(
     name:str, # Of the set
     what:str, # "document" or "query", for errors
 )->tuple[list[str],list[str],list[str]]: # Places, identifiers, texts
-    "Three lists from rows; an identifier may stand once"
+    "Three lists from rows; an identifier may occur once"
     rows = list(rows)
     if not rows: raise DataError(f"{name} has no {what}")
     seen = set()
@@ -144,7 +144,7 @@ def candidate_positions(
     candidates:Sequence[str]|None, # Identifiers of documents
     doc:dict[str,int], # Identifier -> position
 )->list[int]: # Each once, in the order given
-    "The documents that a query brings with it"
+    "The candidate documents of a query"
     what = f"{place}: the query {query!r} has"
     if not candidates: raise DataError(f"{what} no candidates")
     for d in candidates:
@@ -202,7 +202,7 @@ def rerank_file(
     source:str="file", # The record's label
     split:str="test",
 )->RetrievalSet: # With candidates
-    "Questions with candidate sentences; one that stands twice answers if either line says so"
+    "Questions with candidate sentences; one listed twice is an answer if either line says so"
     docs,queries,grades,candidates = {}, {}, {}, {}
     columns = ("split","qid","label","question","sentence")
     for n,(row_split,q,grade,question,sentence) in read_tsv(path, columns):
@@ -314,7 +314,7 @@ def load_retrieval(
         of_the_hub = name in (*HUB_RETRIEVAL, *LEFT_OUT)
         if not of_the_hub or (source.root/"retrieval"/name).is_dir():
             return folder_retrieval(name, source)
-        source = resolve("hub") if name in HUB_RETRIEVAL else Source("hub") # to refuse takes no hub
+        source = resolve("hub") if name in HUB_RETRIEVAL else Source("hub") # refusing needs no hub
     if source.kind == "hub": return hub_retrieval(name, source)
     reason = f"the source is {source}, which has no collection to search"
     raise DataError(f"{name} cannot be had: {reason}")
@@ -323,7 +323,7 @@ def load_retrieval(
 def retrieval_sets(
     source:Source|str|Path|None=None, # As for `resolve`
 )->tuple[str,...]: # Names for `load_retrieval`; none for the embedded source
-    "What a source offers: of a folder the four, or all it has where it has none of them"
+    "The sets of a source: of a folder the four, or all it has if it has none of them"
     source = resolve(source, "retrieval")
     if source.kind == "embedded": return ()
     if source.kind == "hub": return (*RERANKING,"QuoraRetrieval","SciFact","NFCorpus")

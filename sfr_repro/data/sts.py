@@ -44,7 +44,7 @@ class STSSet:
     scores:np.ndarray=field(repr=False) # Human scores, `(n,)`, float64, from 0 to 5
     sentence1:list[str]=field(repr=False) # `n` sentences
     sentence2:list[str]=field(repr=False) # `n` sentences
-    subsets:list[str]=field(repr=False) # Of each row, `n` names; "" where the source names none
+    subsets:list[str]=field(repr=False) # Of each row, `n` names; "" if the source names none
     rendering:str="raw" # "raw" or "senteval"
     source:str="file" # The record's label, for example "folder"
 
@@ -87,9 +87,9 @@ def sts_set(
     split:str="test",
     rendering:str="raw", # "raw" or "senteval"
     source:str="file", # The record's label
-    faults:list[str]|None=None, # What reading the rows finds wrong; the rows' own come to it
+    faults:list[str]|None=None, # Collects the faults of reading and of the rows
 )->STSSet: # With at least one pair
-    "Make a set from rows, each of them checked; their faults are told together"
+    "Make a set from rows and check each; one error names all faults"
     subsets,scores,firsts,seconds = [],[],[],[]
     faults = [] if faults is None else faults
     for where,subset,score,a,b in rows:
@@ -215,6 +215,6 @@ def sts_sets(
 # %% ../../nbs/data/02_sts.ipynb #788bf5c2
 def reference_set(
     source:Source|str|Path|None=None, # As for `resolve`
-)->str: # A name for `load_sts`: STS-B, or the project's own pairs where there is nothing else
+)->str: # A name for `load_sts`: STS-B, or the project's own pairs if there is nothing else
     "The set that checkpoints are chosen on and geometry is measured on"
     return "mini-sts" if sts_sets(source)==("mini-sts",) else "STS-B"

@@ -48,7 +48,7 @@ class TransferSet:
     sentence1:list[str]=field(repr=False) # `n` sentences
     sentence2:list[str]|None=field(default=None, repr=False) # `n` sentences for a set of pairs
     source:str="file" # The record's label, for example "folder"
-    places:tuple[str,...]=field(default=(), repr=False) # Where each row stands, for errors
+    places:tuple[str,...]=field(default=(), repr=False) # Place of each row, for errors
 
     def __len__(self): return len(self.labels)
 
@@ -100,7 +100,7 @@ def check_splits(
 def check_labels(
     data:TransferSet, # As read
 )->TransferSet: # The same
-    "`DataError` where the training part has one class, or another part has a label that it lacks"
+    "`DataError` if the training part has one class, or lacks a label of another part"
     train = data.rows("all" if "all" in data.splits else "train")
     there = set(data.labels[train].tolist())
     if len(there) < 2:
@@ -179,20 +179,20 @@ class HubPart:
     split:str # The hub's name
     ours:str # "all", "train", "dev" or "test"
     columns:tuple[str,...] # Label, sentence1, and sentence2 for pairs
-    config:str|None=None # The hub's name of the configuration, where there are several
+    config:str|None=None # The hub's name of the configuration, if there are several
 
 # %% ../../nbs/data/04_transfer.ipynb #63508277
 def hub_parts(
     repo:str, # Its id
     splits:dict[str,str], # The hub's split -> ours
     columns:tuple[str,...], # Label, sentence1, and sentence2 for pairs
-    config:str|None=None, # The hub's name of the configuration, where there are several
+    config:str|None=None, # The hub's name of the configuration, if there are several
 )->tuple[HubPart,...]: # One a split
     "Splits of one repository"
     hub = Hub(repo, "main")
     return tuple(HubPart(hub, theirs, ours, columns, config) for theirs,ours in splits.items())
 
-HUB_TRANSFER = { # Set -> what it is put together from
+HUB_TRANSFER = { # Set -> the parts it is made of
     "MR": hub_parts("cornell-movie-review-data/rotten_tomatoes",
                     dict(train="all", validation="all", test="all"), ("label","text")),
     "CR": hub_parts("SetFit/SentEval-CR", dict(train="all", test="all"), ("label","text")),
@@ -241,7 +241,7 @@ def load_transfer(
 def transfer_sets(
     source:Source|str|Path|None=None, # As for `resolve`
 )->tuple[str,...]: # Names for `load_transfer`; none for the embedded source
-    "What a source offers: the seven, or of a folder that has none of them all it has"
+    "The sets of a source: the seven, or all sets of a folder that has none of them"
     source = resolve(source, "transfer")
     if source.kind == "embedded": return ()
     if source.kind == "hub": return TRANSFER_SETS

@@ -83,7 +83,7 @@ def read_triples(
 # %% ../../nbs/data/07_triples.ipynb #56e1391d
 @dataclass(frozen=True)
 class Triples(Sequence):
-    "Anchors, positives and hard negatives, and what they are"
+    "Anchors, positives and hard negatives, with their description"
     rows:list[tuple[str,str,str]]=field(repr=False) # In reading order
     name:str # The file's name, or its name on the hub
     source:str # The record's label
@@ -142,7 +142,7 @@ def load_triples(
         rows,label = read_hub_split(found, NLI, "train", NAMES[1])
     if n is not None and len(rows) < n:
         raise DataError(f"sentences is {n}: {name} has {len(rows)} triples")
-    # lines without text are no rows, so a row stands for itself when the sample is drawn
+    # `pick` skips blank lines, so it draws row numbers and not the rows
     taken = pick([(name, 0, [f"{i}" for i in range(len(rows))])], n, seed)
     rows = [tuple(rows[int(i)]) for _,_,i in taken]
     if len(rows) < 2: raise DataError(f"{name} has {len(rows)} triples: training needs at least 2")

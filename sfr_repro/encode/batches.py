@@ -20,7 +20,7 @@ from .names import EncoderError
 def check_texts(
     sentences:Sequence[str], # Any texts
 ):
-    "`EncoderError` for what is no list of texts, such as one text or a generator"
+    "`EncoderError` for anything but a list of texts, such as one text or a generator"
     listed = hasattr(sentences, "__len__") and hasattr(sentences, "__getitem__")
     listed = listed and getattr(sentences, "ndim", 1)==1        # a table, or a scalar of NumPy
     if isinstance(sentences, (str,bytes,Mapping)) or not listed:
@@ -35,7 +35,7 @@ def tokenize(
     sentences:Sequence[str], # Any texts
     max_length:int, # Longer ones are cut here, special tokens included
 )->list[list[int]]: # Token ids, special tokens included, no padding
-    "Texts to token ids; `EncoderError` where there is no list of texts, or no room for a token"
+    "Texts to token ids; `EncoderError` without a list of texts, or without space for a token"
     check_texts(sentences)
     if max_length <= (special := tokenizer.num_special_tokens_to_add()):
         must = f"it must be above {special}, the special tokens of a text"
@@ -52,7 +52,7 @@ def like_length(
     same:bool=False, # Whether the sentences of a batch must be of one length
     count:int|None=None, # Sentences per batch, instead of `budget`; None: as many as fit
 )->Iterator[list[int]]: # Positions of the sentences of one batch, longest batches first
-    "Group sentences of like length"
+    "Group sentences of similar length"
     if count is not None: check_whole("batch_size", count)
     order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
     batch = []
@@ -81,7 +81,7 @@ def pad_ids(
 def texts_of(
     inputs:Sequence[str]|DataLoader, # Texts, or a loader of batches with the key `text`
 )->list[str]: # In order
-    "The texts that a tool hands over; `EncoderError` for anything else"
+    "The texts that a tool passes; `EncoderError` for anything else"
     if not isinstance(inputs, DataLoader):
         check_texts(inputs)
         return list(inputs)
@@ -126,11 +126,11 @@ def cosine_pairs(
 # %% ../../nbs/encode/11_batches.ipynb #9b188ce0
 def mteb_meta(
     name:str, # Of the model
-    revision:str, # Of everything that decides its vectors
+    revision:str, # Of everything that determines its vectors
     dim:int, # Width `D`
     max_tokens:int, # The longest text
 )->object: # A `ModelMeta`; `AttributeError` without mteb, as for a model that has none
-    "How mteb names a model in its results"
+    "The name of a model in mteb's results"
     if find_spec("mteb") is None:
         raise AttributeError("mteb_model_meta needs the package mteb: pip install mteb")
     from mteb.models.model_meta import ModelMeta, ScoringFunction

@@ -80,7 +80,7 @@ def resolve_precision(
     precision:str, # "auto", "fp32" or "bf16"
     device:str="cpu", # Type of the device the model is on
 )->str: # "fp32" or "bf16"
-    "What 'auto' means on this machine"
+    "The precision that 'auto' means on this machine"
     check_choice("precision", precision, ("auto","fp32","bf16"))
     if precision != "auto": return precision
     if device=="cuda": return "bf16" if torch.cuda.is_bf16_supported() else "fp32"
@@ -90,7 +90,7 @@ def resolve_precision(
 
 # %% ../../nbs/encode/00_encoder.ipynb #1d8f9cd5
 def best_device()->str: # "cuda" or "cpu"
-    "Where models run that were not put anywhere"
+    "The device of models that were not moved to one"
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 # %% ../../nbs/encode/00_encoder.ipynb #371e4d94
@@ -98,7 +98,7 @@ def device_entry(
     device:str, # Type of the device
     precision:str, # "fp32" or "bf16"
 )->dict: # As `Record.device`
-    "Where something ran, for its record"
+    "The device of a run, for its record"
     name = torch.cuda.get_device_name() if device=="cuda" else cpu_name()
     return {"name":name, "threads":torch.get_num_threads(), "precision":precision}
 
@@ -123,11 +123,11 @@ def first_position(
     config, # Of a Hugging Face encoder
 )->int: # 0 for most
     "The number of the first token's position"
-    if config.model_type=="mpnet": return 2                         # whatever its padding token
+    if config.model_type=="mpnet": return 2                         # with any padding token
     return (config.pad_token_id or 0)+1 if config.model_type in AFTER_PADDING else 0
 
 # %% ../../nbs/encode/00_encoder.ipynb #fcd51548
-UNLIMITED = 1 << 30 # Word pieces, where neither model nor tokenizer sets an end
+UNLIMITED = 1 << 30 # Word pieces, if neither model nor tokenizer sets a limit
 STEPS = "sfr_steps" # Name of the modules after the pooling, within the model
 
 class SentenceEncoder:
@@ -145,7 +145,7 @@ class SentenceEncoder:
         check_choice("precision", precision, ("auto","fp32","bf16"))
         self.model,self.tokenizer,self.pooler = model,tokenizer,pooler
         self.precision,self.name,self.prompts = precision,name,prompts or Prompts()
-        self.tokens:dict|None = None # Token ids of lists of texts that come again; None: not kept
+        self.tokens:dict|None = None # Token ids of texts that are encoded again; None: not kept
         kind = getattr(getattr(model, "config", None), "model_type", None)
         self.one_length = kind in ONE_LENGTH # Whether a vector depends on padding beside it
 
@@ -153,7 +153,7 @@ class SentenceEncoder:
     def from_pretrained(cls,
         name_or_path:str|Path, # `sfr-mini`, a folder, or a name on the Hugging Face hub
         *,
-        pooler:str|None=None, # None: as saved, `mean` where nothing is said
+        pooler:str|None=None, # None: as saved, else `mean`
         precision:str="auto", # "auto": as saved, else by the device; "fp32", "bf16"
         dropout:float|None=None, # For training; None: as in the model's config
     )->"SentenceEncoder": # In evaluation mode, on the CPU, weights in float32
@@ -188,16 +188,16 @@ class SentenceEncoder:
         widths = [s.width for s in self.steps or () if s.width]
         return widths[-1] if widths else self.model.config.hidden_size
     @property
-    def layers(self)->int: # `L`; 0 where the configuration does not count them
+    def layers(self)->int: # `L`; 0 if the configuration does not say
         "Layers of the transformer"
         return getattr(self.model.config, "num_hidden_layers", 0)
     @property
     def extras(self)->str: # Empty for a transformer with a pooling
-        "What decides vectors beside transformer, pooling and tokenizer, for keys and records"
+        "What else determines the vectors, for keys and records"
         return pipeline_text(self.steps, self.prompts, self.one_length)
     @property
-    def pad_id(self)->int: # A token id; masked wherever it stands
-        "What fills up a batch: the padding token, or any where there is none"
+    def pad_id(self)->int: # A token id, always masked
+        "The padding token, or any token if there is none"
         found = (self.tokenizer.pad_token_id, getattr(self.model.config, "pad_token_id", None))
         return next((i for i in found if i is not None), 0)
     @property
@@ -208,7 +208,7 @@ class SentenceEncoder:
         return min(limits + [positions]*(positions is not None))
 
     @property
-    def device(self)->torch.device: return next(self.model.parameters()).device # Where the model is
+    def device(self)->torch.device: return next(self.model.parameters()).device # Of the model
 
     def to(self, device:str|torch.device)->"SentenceEncoder": # Itself
         "Move the model"
@@ -228,20 +228,20 @@ class SentenceEncoder:
         return _forward(self.model, input_ids, attention_mask, self.pooler, self.skip())
 
     def skip(self, prompt_name:str|None=None)->int: # Tokens that the pooling leaves out
-        "How many tokens a prompt has, where it takes no part in the pooling"
+        "How many tokens a prompt has, if the pooling leaves it out"
         if self.prompts.pooled or not (text := self.prompts.text(prompt_name)): return 0
         ids = tokenize(self.tokenizer, [text], self.max_length)[0]
         return len(ids)-(ids[-1] in self.tokenizer.all_special_ids)
 
     def encode(self,
-        sentences:Sequence[str], # Any texts, or the loader that mteb hands over
+        sentences:Sequence[str], # Any texts, or mteb's data loader
         *,
         progress:bool=True, # Show a bar when this takes a while
         prompt_name:str|None=None, # Of a text that is put in front of each; None: the model's own
         batch_size:int|None=None, # Texts that go through the model at once; None: by their lengths
         normalize:bool=False, # Scale each vector to length 1
         show_progress_bar:bool|None=None, # `progress` as other libraries call it
-        **task, # What mteb says of its task: `task_metadata hf_split hf_subset prompt_type`
+        **task, # mteb's description of its task: `task_metadata hf_split hf_subset prompt_type`
     )->np.ndarray: # float32 in C order, `(n, D)`, in the order given
         "Vectors of texts"
         if unknown := sorted(set(task)-{"task_metadata","hf_split","hf_subset","prompt_type"}):
@@ -259,7 +259,7 @@ class SentenceEncoder:
         return cosine_pairs(embeddings1, embeddings2)
     @property
     def mteb_model_meta(self): # `mteb.evaluate(encoder, tasks)` asks for it
-        "What mteb calls this model in its results"
+        "The name of this model in mteb's results"
         precision = resolve_precision(self.precision, self.device.type)
         said = [config_text(self.model), tokenizer_text(self.tokenizer), self.extras]
         said += [weights_sha256(self.model), self.pooler, precision, str(self.max_length)]
@@ -268,7 +268,7 @@ class SentenceEncoder:
                          hashlib.sha256(text).hexdigest()[:16], self.dim, self.max_length)
 
     def token_ids(self, sentences:Sequence[str], prompt_name:str|None=None)->list[list[int]]:
-        "Token ids, special tokens included, from `tokens` where the same list was there before"
+        "Token ids, special tokens included; from `tokens` if it has the same list"
         if prompt := self.prompts.text(prompt_name):
             check_texts(sentences)
             sentences = [prompt+s for s in sentences]
@@ -285,7 +285,7 @@ class SentenceEncoder:
 
 # %% ../../nbs/encode/00_encoder.ipynb #ae29fc59
 def _pooling(files, pipeline, model, note, chosen):
-    "Pooler and prompts of a folder; a pooler that is given stands in for the folder's"
+    "Pooler and prompts of a folder; a given pooler replaces the folder's"
     layers = getattr(model.config, "num_hidden_layers", 0)
     if chosen is None: pooler,pooled = read_pooler(files, pipeline, layers, note)
     else: pooler,pooled = chosen, True
@@ -296,7 +296,7 @@ def _pooling(files, pipeline, model, note, chosen):
     return pooler, replace(pipeline.prompts, pooled=pooled)
 
 def _check_length(encoder):
-    "Whether a text has room within what the model reads"
+    "`EncoderError` unless the model reads at least one token of a text"
     longest,special = encoder.max_length, encoder.tokenizer.num_special_tokens_to_add()
     whole = isinstance(longest, (int,float)) and longest == longest
     if whole and longest > special: return
@@ -304,7 +304,7 @@ def _check_length(encoder):
     raise EncoderError(f"{encoder.name}: {what}")
 
 def _tell(files):
-    "Name the files of which the cache does not say whether the model has them"
+    "Warn with the files that the model may have, by what the cache knows"
     names = ", ".join(files.unknown)
     asked = "the hub was not asked, and its cache does not say whether the model has"
     warnings.warn(f"{files.name}: {asked} {names}: taken as not there", stacklevel=3)
@@ -322,8 +322,8 @@ def finish(
 BROADCASTS = ("bert","roberta","xlm-roberta","camembert") # They take a mask `(n, 1, T, T)`
 
 def _forward(model, input_ids, attention_mask, pooler, skip=0):
-    """No mask is passed where there is no padding: attention has a faster path then.
-    A GPU is not asked, since the answer would have to be waited for."""
+    """No mask is passed without padding: attention has a faster path then.
+    On a GPU this is not checked, since the check would make the CPU wait."""
     mask,(n,T) = attention_mask, input_ids.shape
     if mask.device.type=="cuda" and model.config.model_type in BROADCASTS:
         mask = mask.bool()[:,None,None].expand(n, 1, T, T)
@@ -344,7 +344,7 @@ def encode(
     batch_size:int|None=None, # Sentences of one batch; None: by their lengths
     normalize:bool=False, # Scale each vector to length 1
 )->np.ndarray: # float32, `(n, D)`, finite
-    "Vectors of texts, like lengths together; `EncoderError` for a text that has none"
+    "Vectors of texts, batched by length; `EncoderError` for a text without a vector"
     model,device = encoder.model, encoder.device
     ids,skip = encoder.token_ids(sentences, prompt_name), encoder.skip(prompt_name)
     budget = 2048 if device.type=="cpu" else 1<<16

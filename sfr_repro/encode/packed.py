@@ -22,12 +22,12 @@ def round_length(
     return -(-n//step)*step
 
 # %% ../../nbs/encode/02_packed.ipynb #24aa3049
-PACKS = ("bert","roberta","xlm-roberta","camembert") # Their tokens meet in attention only
+PACKS = ("bert","roberta","xlm-roberta","camembert") # Their tokens interact in attention only
 
 def can_pack(
     encoder:SentenceEncoder, # Any
 )->bool: # Of a model type in `PACKS`, on a CPU
-    "Whether `forward_packed` serves this encoder where it is"
+    "Whether `forward_packed` supports this encoder on its device"
     config = getattr(encoder.model, "config", None)
     of_kind = getattr(config, "model_type", None) in PACKS
     return of_kind and not getattr(config, "is_decoder", False) and encoder.device.type=="cpu"
@@ -43,13 +43,13 @@ def packed_attention(
     query:Tensor, # `(1, H, N, d)`
     key:Tensor, # `(1, H, N, d)`
     value:Tensor, # `(1, H, N, d)`
-    attention_mask:None, # There is none: `rows` says all
+    attention_mask:None, # Not used: `rows` holds the mask
     scaling:float, # Of the scores, `d**-.5`
     dropout:float=0., # Of the attention weights
     rows:tuple[Tensor,int,Tensor]=None, # Places `(N,)`, number of real ones, mask `(n, 1, 1, T)`
-    **others, # What other attention functions take
+    **others, # Arguments of other attention functions
 )->tuple[Tensor,None]: # `(1, N, H, d)`, and no weights
-    "Equation (attention): tokens see those of their own sentence"
+    "Equation (attention): tokens attend to those of their own sentence"
     where,real,mask = rows
     (_,H,N,d),(n,_,_,T) = query.shape, mask.shape
     def wide(x):
@@ -122,7 +122,7 @@ class FastDropout(nn.Dropout):
 # %% ../../nbs/encode/02_packed.ipynb #5ffc22f9
 @contextmanager
 def fast_dropout(
-    model:nn.Module, # Any; it is as before afterwards
+    model:nn.Module, # Any; restored afterwards
 )->Iterator[None]: # While it lasts, each `nn.Dropout` of the model is a `FastDropout`
     "Cheaper dropout for a training"
     places = []

@@ -45,7 +45,7 @@ from sfr_repro.encode.names import (
 def weight_files(
     files:ModelFiles, # Of the model
     part:str="", # As for `read_config`
-    plain:str=WEIGHTS, # The file, where there is one alone
+    plain:str=WEIGHTS, # The file, if there is only one
 )->list[Path]: # Safetensors
     "The files that hold the weights"
     inside,name = f"{part}/" if part else "", files.name
@@ -70,7 +70,7 @@ def weight_shapes(
     name:str, # The model, for errors
     paths:Sequence[Path], # From `weight_files`
 )->dict[str,tuple[int,...]]: # By name
-    "What the weight files hold; only their beginnings are read"
+    "The tensors of the weight files; only their beginnings are read"
     shapes = {}
     for path in paths:
         try:
@@ -97,9 +97,9 @@ def read_weights(
 # %% ../../nbs/encode/06_weights.ipynb #0e9afc43
 def left_over(
     model:nn.Module, # A Hugging Face encoder
-    unused:Sequence[str], # Tensors of the file without a place in it
+    unused:Sequence[str], # Tensors of the file that the model lacks
     names:Sequence[str], # All tensors of the file
-)->list[str]: # Those that say the model is another one
+)->list[str]: # Those that show that the model is another one
     "Unused tensors that belong to no head, no pooler and no table that is computed"
     prefix = f"{model.base_model_prefix}."
     prefixed = any(k.startswith(prefix) for k in names)
@@ -145,20 +145,20 @@ def build_model(
         what = f"{len(over)} tensors that the config has no place for, such as {over[0]}"
         raise EncoderError(f"{name}: its weights have {what}")
     for key,p in model.named_parameters():
-        p.data = p.data.clone()               # in memory of its own, which encoding is faster with
-        if key in missing: p.data.zero_()                           # a pooler that is not read
+        p.data = p.data.clone()               # in memory of its own, which makes encoding faster
+        if key in missing: p.data.zero_()                           # a pooler that is not used
     return model
 
 # %% ../../nbs/encode/06_weights.ipynb #31cd2f76
-SUFFIXES = (".json", ".txt", ".model", ".codes", ".jinja", ".vocab") # Of what tokenizers read
+SUFFIXES = (".json", ".txt", ".model", ".codes", ".jinja", ".vocab") # Of files that tokenizers read
 
 def check_vocabulary(
     name:str, # The model, for errors
-    folder:Path, # Where its tokenizer was read
+    folder:Path, # Of its tokenizer
     tokenizer:PreTrainedTokenizerBase, # As `transformers` opened it
     rows:int|None, # Of the embedding; None: it has none
 ):
-    "`EncoderError` for a vocabulary that is not there, or too large"
+    "`EncoderError` for a vocabulary that is missing or too large"
     named = dict(type(tokenizer).vocab_files_names or {})
     needed = [f for k,f in named.items() if k != "tokenizer_file"] or list(named.values())
     lacking = [f for f in needed if not (folder/f).is_file()]
@@ -204,7 +204,7 @@ def read_tokenizer(
 def base_files(
     files:ModelFiles, # Of a folder with an adapter
 )->ModelFiles: # Of its base model
-    "Where the base of an adapter lies"
+    "The files of an adapter's base model"
     said = files.section(ADAPTER).get("base_model_name_or_path")
     own = files.find("config.json") is not None
     if own and (not said or os.path.realpath(str(said)) == os.path.realpath(files.where)):

@@ -32,7 +32,7 @@ def named_sets(
     sets:Mapping[str,object]|None, # Task -> names, paths or sets, or one of them
     tasks:Sequence[str]=SET_TASKS, # Those that are evaluated
 )->dict[str,tuple]: # Task -> at least one
-    "What was asked for, as lists"
+    "The requested sets, as lists"
     found = {}
     for task,some in (sets or {}).items():
         check_choice("sets has a task that", task, SET_TASKS)
@@ -52,7 +52,7 @@ def named_sets(
 def sets_from(
     texts:Sequence[str], # Such as "transfer=MR,CR" or "retrieval=./mine"
 )->dict[str,tuple[str,...]]: # Task -> names
-    "Sets as the command line names them"
+    "Sets from the words of the command line"
     found = {}
     for text in texts:
         task,sign,names = text.partition("=")

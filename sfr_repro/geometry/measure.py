@@ -117,7 +117,7 @@ def hidden_states(
     x:Tensor, # Token ids, `(n, T)`
     mask:Tensor, # 1 for tokens, 0 for padding, `(n, T)`
 )->list[Tensor]: # One `(n, T, D)` for the embeddings and each layer, at least float32
-    "Every layer's hidden states; `UserError` for a model that has none to show"
+    "Every layer's hidden states; `UserError` for a model that returns none"
     mask = None if bool(mask.all()) else mask
     out = encoder.model(input_ids=x, attention_mask=mask, output_hidden_states=True)
     states = getattr(out, "hidden_states", None)
@@ -364,7 +364,7 @@ def check_model(
     model_or_path:SentenceEncoder|str|Path, # An encoder, a folder or a name
     reading:str, # "clean" or "official"
 )->SentenceEncoder: # Opened
-    "The encoder; `UserError` when this reading cannot be had from it"
+    "The encoder; `UserError` when it cannot give this reading"
     check_choice("reading", reading, ("clean","official"))
     if isinstance(model_or_path, (str,Path)):
         encoder = SentenceEncoder.from_pretrained(model_or_path)

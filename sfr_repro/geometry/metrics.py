@@ -125,11 +125,11 @@ class Shift:
         return float(of.mean()) if len(of) else float("nan")
 
     def bottom(self, k:int=10)->list[tuple[str,float]]: # Smallest first
-        "The tokens that contexts came to matter more for"
+        "The tokens for which contexts matter more than before"
         return list(zip(self.tokens[:k], self.change[:k].tolist(), strict=True))
 
     def top(self, k:int=10)->list[tuple[str,float]]: # Largest first
-        "The tokens that contexts came to matter less for"
+        "The tokens for which contexts matter less than before"
         return list(zip(self.tokens[::-1][:k], self.change[::-1][:k].tolist(), strict=True))
 
 # %% ../../nbs/geometry/02_metrics.ipynb #92c0d639
@@ -138,7 +138,7 @@ def self_similarity_change(
     after:Geometry, # Of another model, same reading and tokenizer, same sentences
     layer:int=-1, # Position in `layers` of both
 )->Shift: # Over the types that both have
-    "What happened to each token's self-similarity"
+    "The change of each token's self-similarity"
     if before.reading != after.reading:
         raise UserError(f"before is read {before.reading!r} and after {after.reading!r}: "
                         "both need one reading")

@@ -106,7 +106,7 @@ def plan_batches(
     types:tuple[np.ndarray,np.ndarray], # From `frequent_types`
     reading:str, # "clean" or "official"
 )->list[tuple[list[int],Tensor,Tensor,BatchPlan]]: # Sentence numbers; ids, mask `(m, T)`; plan
-    "The second pass prepared, to be gone through many times; `(m, T)` are different sentences"
+    "The second pass prepared, to be repeated many times; `(m, T)` are different sentences"
     slot_of,special = lookups(found, encoder, types[0])
     draws,drawn,out = None, None, []
     pad,wide = encoder.pad_id, reading=="official"
@@ -135,7 +135,7 @@ def plan_batches(
 def _widened(x, width, value): return torch.nn.functional.pad(x, (0,width-x.shape[1]), value=value)
 
 def _batches_for(encoder, lengths, budget):
-    "As tight as can be, or of one length where the model wants that"
+    "As tight as possible, or of one length if the model needs that"
     if encoder.one_length: return list(like_length(lengths, budget, True))
     return tight_batches(lengths, budget)
 
@@ -162,7 +162,7 @@ def measure_batches(
 # %% ../../nbs/geometry/04_probe.ipynb #c9063c8f
 @dataclass(eq=False)
 class GeometryProbe:
-    "Measures an encoder as it is at the moment of the call"
+    "Measures an encoder as it is when called"
     encoder:SentenceEncoder # Measured, left as it is
     sentences:Sequence[str] # Any texts
     where:str # "geometry/<set>/<split>"
@@ -197,7 +197,7 @@ def geometry_probe(
     reading:str="clean", # "clean" or "official"
     n:int|None=512, # Of the sentences of STS-B's test pairs; None: all
 )->GeometryProbe: # Called without arguments, as often as wanted
-    "A probe that has measured once, so that what cannot be measured is said here, not later"
+    "A probe that has measured once, so that errors appear here and not later"
     encoder = check_model(encoder, reading)
     where,texts,data = named_sentences(sentences, source, n)
     found = census(encoder, texts)

@@ -47,7 +47,7 @@ NEIGHBOUR_COSINE = .5 # What the cosine of neighbours exceeds
 def neighbour_share(
     held_out:np.ndarray, # Sentence vectors, `(m, D)`
     others:np.ndarray|None=None, # Where to look, `(n, D)`; None: the held-out ones, never itself
-    block:int=1024, # Rows of either side held against each other at a time
+    block:int=1024, # Rows of either side compared at a time
 )->float: # In [0, 1]
     "Ours: share of sentences with a neighbour"
     a,itself = unit_vectors(held_out), others is None

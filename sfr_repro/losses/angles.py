@@ -26,7 +26,7 @@ def fan(
     B:int=128, # Rows; row 0 is the anchor
     turn:bool=True, # Rotate all vectors by one random rotation
 )->tuple[Tensor,Tensor,Tensor]: # `h`, `h_pos`, `(B, B+1)` each; anchor to positive, `(B+1,)`
-    "An anchor whose positive and negatives stand at given angles"
+    "An anchor with its positive and negatives at given angles"
     angles = torch.tensor([hardest]+[rest]*(B-2), dtype=torch.float64).deg2rad()
     h = torch.zeros(B, B+1, dtype=torch.float64); h[0,0] = 1
     h[1:,0] = angles.cos(); h[1:,2:] = angles.sin().diag()

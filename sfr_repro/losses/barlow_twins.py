@@ -70,7 +70,7 @@ def standardise(
     x:Tensor, # One view, `(B, D)`
     eps:float, # Added to each variance
 )->tuple[Tensor,Tensor]: # Standardised coordinates `(B, D)`, and what each was divided by `(D,)`
-    "Mean 0 and (but for `eps`) variance 1 in each coordinate, as in batch normalisation"
+    "Mean 0 and (up to `eps`) variance 1 in each coordinate, as in batch normalisation"
     x = x - x.mean(0)
     std = (x.square().mean(0)+eps).sqrt()
     return x/std, std
@@ -111,7 +111,7 @@ def barlow_twins_textbook_components(
     h:Tensor, h_pos:Tensor, # As in `barlow_twins_textbook`
     *,
     lam:float, eps:float,
-)->Components: # With same-view negatives; the ratio, `(B, D)`, takes up what no scalar can
+)->Components: # With same-view negatives; the ratio, `(B, D)`, takes up the rest
     "The gradient of `barlow_twins_textbook` for the anchors, weights common to all coordinates"
     check_positive(lam=lam, eps=eps)
     h,h_pos = as_views(h, h_pos)

@@ -29,12 +29,12 @@ from .triplet import angle, angle_slope, chord, chord_slope, hardest_negative
 # %% ../../nbs/losses/09_components.ipynb #e11a932d
 @dataclass(eq=False)
 class Batch:
-    "A batch as its anchors see it, detached; what a component is given"
+    "The argument of a component: a batch with its anchors and negatives, detached"
     h:Tensor # Anchors, `(B, D)`
     h_pos:Tensor # Positives, `(B, D)`
     negatives:str="cross" # "cross": negatives are rows of `h_pos`; "same": rows of `h`
-    tensors:dict=field(default_factory=dict) # What the loss was given beside the views, by name
-    weigh:Callable|None=None # What fills in `weight`
+    tensors:dict=field(default_factory=dict) # Tensors of the loss besides the views, by name
+    weigh:Callable|None=None # Computes `weight`
     h_neg:Tensor|None=None # Hard negatives of the anchors, `(M, D)`: more columns of `cross`
 
     @cached_property
@@ -76,7 +76,7 @@ class Batch:
 def exchanged(
     batch:Batch, # Any
 )->Batch: # Anchors and positives exchanged; its `other` is `batch` again
-    "The batch as the positives see it"
+    "The batch with the positives as anchors"
     other = Batch(batch.h_pos, batch.h, batch.negatives, batch.tensors, batch.weigh)
     other.other = batch
     return other
@@ -85,8 +85,8 @@ def exchanged(
 def weight_of(
     batch:Batch, # Any
 )->Tensor: # `(B, B)`
-    "The weights of a batch; `UserError` for a weight that asks for itself"
-    weigh,batch.weigh = batch.weigh, None                # gone while it is at work
+    "The weights of a batch; `UserError` for a weight that reads itself"
+    weigh,batch.weigh = batch.weigh, None                # removed while it runs
     if weigh is None:
         raise UserError("batch.weight was read by a weight component: "
                         "only dissipation and ratio may read it")
@@ -165,7 +165,7 @@ def with_constants(
 def as_component(
     x:Component|Callable|float, # A component, a function of a batch, or a number
 )->Component: # `UserError` for anything else
-    "A component from what a user writes"
+    "Turn what a user writes into a component"
     if isinstance(x, Component): return x
     if isinstance(x, (int,float)) and not isinstance(x, bool):
         return Component(lambda batch: torch.full_like(batch.pos, x), f"{x:.4g}")
@@ -180,7 +180,7 @@ def combined(
     op:Callable, # What to do with the two tensors
     sign:str, # How to write it
 )->Component:
-    "Two components made into one, elementwise; a `(B,)` tensor belongs to rows of a `(B, B)` one"
+    "Combine two components elementwise; a `(B,)` tensor belongs to rows of a `(B, B)` one"
     if op is operator.mul and isinstance(b, (int,float)) and b==1: return a
     a,b = as_component(a), as_component(b)
     def f(batch):
@@ -217,7 +217,7 @@ GD,W,R = Shelf("dissipation"), Shelf("weight"), Shelf("ratio")
 # %% ../../nbs/losses/09_components.ipynb #d6ebb85c
 @GD.add
 def infonce_dissipation(batch:Batch, tau:float=.05, scores:Callable|None=None)->Tensor: # `(B,)`
-    "Share of probability that the negatives have against the positive, in (0, 1)"
+    "Share of the negatives in the softmax with the positive, in (0, 1)"
     against = batch.sim/tau if scores is None else scores(batch)
     return (softmax_negatives(against)[1] - batch.pos/tau).sigmoid()
 
@@ -232,20 +232,20 @@ def arc_dissipation(batch:Batch, u:float=math.pi/18, tau:float=.05,
 # %% ../../nbs/losses/09_components.ipynb #55f5b802
 @GD.add
 def margin_dissipation(batch:Batch, margin:float=.23, against:str|None=None)->Tensor: # `(B,)`, bool
-    "Active until the positive stands `margin` above the hardest negative, in cosine"
+    "Active until the positive is `margin` above the hardest negative, in cosine"
     sim = batch.sim if against is None else getattr(batch, against)
     return active_rows(sim, batch.pos, margin)
 
 # %% ../../nbs/losses/09_components.ipynb #9aacb101
 @GD.add
 def euclidean_margin_dissipation(batch:Batch, margin:float=.45, floor:float=0.)->Tensor: # Bool
-    "Active until the hardest negative is `margin` further away than the positive"
+    "Active until the hardest negative is `margin` farther away than the positive"
     return margin - (chord(batch.hardest[0], floor) - chord(batch.pos, floor)) > 0
 
 # %% ../../nbs/losses/09_components.ipynb #90e719a5
 @GD.add
 def angular_margin_dissipation(batch:Batch, margin:float=.15)->Tensor: # `(B,)`, bool
-    "Active until the hardest negative stands `margin` pi further round than the positive"
+    "Active until the hardest negative's angle exceeds the positive's by `margin` times pi"
     return margin*math.pi - (angle(batch.hardest[0]) - angle(batch.pos)) > 0
 
 # %% ../../nbs/losses/09_components.ipynb #003c084f
@@ -257,7 +257,7 @@ def nearest_dissipation(batch:Batch, margin:float=.3)->Tensor: # `(B,)`, bool
 # %% ../../nbs/losses/09_components.ipynb #53cc0740
 @GD.add
 def off_dissipation(batch:Batch)->Tensor: # `(B,)`
-    "No dissipation: every anchor keeps its full gradient"
+    "Always 1: every anchor keeps its full gradient"
     return torch.ones_like(batch.pos)
 
 # %% ../../nbs/losses/09_components.ipynb #bd779e74
@@ -269,7 +269,7 @@ def softmax_weight(batch:Batch, tau:float=.05, scores:Callable|None=None)->Tenso
 # %% ../../nbs/losses/09_components.ipynb #7136d5f7
 @W.add
 def hardest_weight(batch:Batch)->Tensor: # `(B, B)`, one 1 a row
-    "Everything on the most similar negative"
+    "The whole push on the most similar negative"
     return torch.zeros_like(batch.sim).scatter(1, batch.hardest[1][:,None], 1.)
 
 # %% ../../nbs/losses/09_components.ipynb #959d1464
@@ -286,7 +286,7 @@ def uniform_weight(batch:Batch)->Tensor: # `(B, B)`
 
 # %% ../../nbs/losses/09_components.ipynb #f054cc95
 def at_least_tiny(slope:Tensor)->Tensor: # The same shape
-    "A slope with its zeros replaced by a tiny number, which a ratio divides away again"
+    "A slope with its zeros replaced by a tiny number, which cancels in a ratio"
     return slope.clamp_min(torch.finfo(slope.dtype).eps**2)
 
 # %% ../../nbs/losses/09_components.ipynb #5824584b
@@ -303,7 +303,7 @@ def inverse_sine_weight(batch:Batch)->Tensor: # `(B, B)`
 
 # %% ../../nbs/losses/09_components.ipynb #9beed202
 def seen_by(batch:Batch, partner:bool)->Tensor: # `(B, B)`, `-inf` on the diagonal
-    "Cosines of the negatives as one of the views sees them"
+    "Cosines of the negatives from this view or from the other"
     sim = batch.other.sim if partner else batch.sim
     own = torch.eye(*sim.shape, dtype=torch.bool, device=sim.device)
     return sim.masked_fill(own, -math.inf)
@@ -320,7 +320,7 @@ def pair_softmax_weight(batch:Batch, tau:float=1., partner:bool=False)->Tensor: 
 def pair_power_weight(
     batch:Batch, power:float=4., partner:bool=False, eps:float=1e-4,
 )->Tensor: # `(B, B)`
-    "A power of the cosine, shared out among all pairs of the batch at once; it sums to `B`"
+    "A power of the cosine, normalised over all pairs of the batch at once; it sums to `B`"
     sim = seen_by(batch, partner)
     scores = torch.where(sim.isinf(), sim, power*sim.clamp(min=eps).log())
     return len(sim)*scores.flatten().softmax(0).view_as(sim)
@@ -368,7 +368,7 @@ def over_weight(
 # %% ../../nbs/losses/09_components.ipynb #4991431b
 @R.add
 def pull_ratio(batch:Batch, strength:float=2.)->Tensor: # `(B,)`; 0 where a row has no weight
-    "Whatever makes the pull `strength`"
+    "The ratio at which the pull is `strength`"
     return over_weight(strength, batch)
 
 # %% ../../nbs/losses/09_components.ipynb #e3b5f7c9
@@ -391,7 +391,7 @@ def evaluate_component(
     batch:Batch, # Where
     signed:bool=False, # Whether values below 0 are allowed
 )->Tensor: # Detached, of the batch's dtype; a weight's diagonal is 0
-    "What a component returns; `UserError` unless it is a finite tensor of the right shape and sign"
+    "The value of a component; `UserError` unless it is finite and of the right shape and sign"
     (B,D),x = batch.h.shape, component.of(batch)
     shapes = {"dissipation":[(B,)], "weight":[tuple(batch.sim.shape)], "ratio":[(B,), (B,D)]}[role]
     what = f"{role} {component!r} returned"

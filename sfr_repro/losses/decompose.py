@@ -22,8 +22,8 @@ class Decomposition:
     push:Tensor # `(B, B)`, coefficient of `h_pos_j` for anchor `i`, zero diagonal: cross view
     push_same:Tensor # `(B, B)`, coefficient of `h_j`, zero diagonal: same view
     pull:Tensor # `(B,)`, minus the coefficient of the anchor's own positive
-    own:Tensor # `(B,)`, coefficient of the anchor itself, which unit length takes away
-    rest:Tensor # `(B, D)`, what is no combination of rows
+    own:Tensor # `(B,)`, coefficient of the anchor itself, which unit length removes
+    rest:Tensor # `(B, D)`, the part that is no combination of rows
     residual:float # Largest entry of `rest` over the largest of the gradient
     identifiable:bool # True: read, and unique; False: fitted by least squares
     random:bool=False # Whether the loss draws random numbers: then this is one draw of it
@@ -52,7 +52,7 @@ def as_components(
 )->Components: # Rows of `weight` sum to 1
     """Dissipation, weight and ratio from the coefficients
 
-    A pull without a push gets a push, shared equally, that is too small to be seen."""
+    A pull without a push gets an equally shared push that is too small to change a sum."""
     if d.negatives=="both":
         raise UserError("the loss has negatives of both views: "
                         "read push and push_same, Components hold one kind")
@@ -97,7 +97,7 @@ def read_coefficients(
     loss:Callable, # `loss(h, h_pos)`
     h:Tensor, # `(B, D)`
     h_pos:Tensor, # `(B, D)`
-    probe:float, # What each row carries in its own coordinate
+    probe:float, # The entry of each row in its own coordinate
 )->tuple[Tensor,Tensor]: # `c` and `d`, each `(B, B)`, with the diagonals
     "Coefficients of (span) by equation (probe), one backward pass"
     B,D = h.shape
@@ -111,7 +111,7 @@ def same_draw(
     *arguments,
     seed:int=0, # Of torch's generator during the call
 ):
-    "`f(*arguments)` with torch's random numbers from one seed; the caller's stay as they are"
+    "`f(*arguments)` with torch's random numbers from one seed; the caller's stay unchanged"
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         return f(*arguments)
@@ -138,9 +138,9 @@ def decompose(
     h:Tensor, # Anchors, unit rows, `(B, D)`; float64 for full precision
     h_pos:Tensor, # Positives, unit rows, `(B, D)`
     *,
-    probe:float=1e-4, # What each row carries in its own appended coordinate, above 0
+    probe:float=1e-4, # The entry of each row in its own appended coordinate, above 0
 )->Decomposition: # `UserError` when there is no gradient to take apart
-    "Read components out of a gradient; further passes check that they compose to it, and the draw"
+    "Read components from a gradient; further passes check that they compose to it, and the draw"
     check_positive(probe=probe)
     h,h_pos = (x.detach() for x in as_views(h, h_pos))
     random = draws_numbers(loss, h, h_pos)
@@ -158,12 +158,12 @@ def decompose(
 # %% ../../nbs/losses/11_decompose.ipynb #71950b72
 @dataclass(frozen=True)
 class LossProfile:
-    "Where a loss stands among others: see `profile_loss`"
+    "Three numbers that place a loss among others: see `profile_loss`"
     left:float # Pull in the solved batch over pull in the crowded one
     hardest:float # Mean share of the push that the strongest negative has
     ratio:float # Median ratio
     negatives:str # "cross", "same", "both" or "none"
-    residual:float # What the coefficients leave unexplained of the gradient
+    residual:float # The part of the gradient that the coefficients leave unexplained
     identifiable:bool # Read (True) or fitted (False)
 
 # %% ../../nbs/losses/11_decompose.ipynb #e02aa926
@@ -172,7 +172,7 @@ def profile_batches(
     D:int=96, # Coordinates; more than `2B`, so that a fit is unique
     seed:int=0,
 )->tuple[tuple[Tensor,Tensor],tuple[Tensor,Tensor]]: # `(h, h_pos)` crowded, and solved, float64
-    "Two batches: a loss that dissipates pulls in the first and not in the second"
+    "Two batches: a loss whose gradient dissipates pulls in the first and not in the second"
     draw = torch.Generator().manual_seed(seed)
     def unit(n): return unit_rows(torch.randn(n, D, dtype=torch.float64, generator=draw))
     crowded,solved = unit_rows(.6*unit(B) + unit(1)), unit(B)

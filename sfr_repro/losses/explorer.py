@@ -165,7 +165,7 @@ def sliders(name, repair=()):
 # %% ../../nbs/losses/17_explorer.ipynb #c2190e02
 @cache
 def explorer_data()->str: # JSON: "programs" by loss and repair, "losses" with their constants
-    "All that the script is given"
+    "All data of the script"
     programs,losses = {}, {}
     for name in EXPLORED:
         parts = REPAIRABLE.get(name, ())
@@ -198,7 +198,7 @@ def explored(
     constants:dict[str,float], # Those that differ from the defaults
     points:Tensor, # Anchor, positive, five negatives, unit rows, `(7, D)`, float64
 )->dict: # "GD", "W" `(5,)`, "R" `(1,)` or `(D,)`, "push", "pull", "sum" `(D,)`, "loss"
-    "What the explorer shows, from the loss itself"
+    "The numbers of the explorer, from the loss itself"
     more = {"repair":repair} if repair else {}
     loss,(h,h_pos) = make_loss(registered(name, repair), **constants, **more), batch_of(points)
     tensors = references(loss, h)

@@ -75,7 +75,7 @@ def soft(
 def share(
     x:Symbols, # The batch
     scores:Tensor, # `(B, B)`
-)->Tensor: # `(B, B)`; the diagonal is not meant to be read
+)->Tensor: # `(B, B)`; the diagonal has no meaning
     "Softmax over the negatives of each row"
     return (scores - soft(x, scores)[:,None]).exp()
 
@@ -280,7 +280,7 @@ def formula_error(
     loss:Loss, # From `make_loss`
     h:Tensor, # Anchors, unit rows, `(B, D)`, float64
     h_pos:Tensor, # Positives, unit rows, `(B, D)`
-    formulas:Formulas|None = None, # Those of the loss, or others to be found wrong
+    formulas:Formulas|None = None, # None: those of the loss; others are for controls
 )->float: # Largest relative error of the three components
     "How far the formulas of the table are from `loss.components`"
     formulas = formulas or FORMULAS[loss.name]
@@ -324,7 +324,7 @@ def kink_distance(
 def clear_views(
     B:int, # Rows
     D:int, # Coordinates
-    seed:int, # The first tried is 1000 times this
+    seed:int, # The first seed tried is 1000 times this
     spread:float=1., # How far the rows scatter around their common direction
 )->tuple[Tensor,Tensor]: # Two views, `(B, D)` each, float64
     "Two noisy views around a common direction, more than 2e-3 from every kink"

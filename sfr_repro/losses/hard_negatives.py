@@ -32,12 +32,12 @@ def as_candidates(
     return h.to(dtype), torch.cat([h_pos.to(dtype), h_neg + 0*h_neg.detach()])
 
 # %% ../../nbs/losses/16_hard_negatives.ipynb #eaad5882
-OWN_WEIGHT = "hard_negative_weight" # What the losses call it
+OWN_WEIGHT = "hard_negative_weight" # Its name in the losses
 
 def weigh_own(
     # Any, `(B, B+M)`, or a strip of it: rows of some anchors, with their own columns first
     scores:Tensor,
-    weight:float|None, # What is added for the own hard negatives, any finite number; None: nothing
+    weight:float|None, # Added for the own hard negatives, any finite number; None: nothing
     anchors:int|None=None, # `B`, for a strip; None: as many as rows
 )->Tensor: # The shape of `scores`
     "Equation (own-weight); `UserError` where there are no own hard negatives"

@@ -49,7 +49,7 @@ def mhe(
 
 # %% ../../nbs/losses/04_hypersphere.ipynb #9ad5b158
 def ratio_of(
-    pull:Tensor|float, # What the positive pulls with, `(B, 1)`, `(B, D)`, or one number for all
+    pull:Tensor|float, # Pull of the positive, `(B, 1)`, `(B, D)`, or one number for all
     weight:Tensor, # Weights of the negatives, `(B, B)`
 )->Tensor: # `(B,)`, or `(B, D)` by coordinate; 0 where a row's weights sum to exactly 0
     "Pull for one unit of push"
@@ -82,7 +82,7 @@ mhe_spec = LossSpec(mhe, mhe_grad, mhe_components)
 # %% ../../nbs/losses/04_hypersphere.ipynb #b83efd7e
 def nearest_row(
     x:Tensor, # Points, `(B, D)`
-    others:Tensor, # Where to look, `(B, D)`; not at row `i` for row `i`, and without gradient
+    others:Tensor, # Candidates, `(B, D)`, without gradient; row `i` is none for row `i`
     eps:float=1e-4, # Added under the root
 )->tuple[Tensor,Tensor]: # Distance and row number of the nearest candidate, `(B,)` each
     "Distance to the nearest row of another sentence; 0 for one row"
@@ -100,8 +100,8 @@ def mhs_coefficients(
     *,
     lam:float=1., # Weight of the repelling term, above 0; paper A's script has 1
     eps:float=1e-4, # Under the root of the distance, 0 or more; the official code's 1e-4
-)->tuple[Tensor,Tensor,float,float]: # The views as their partners see them, detached, `lam`, `eps`
-    "What stands still in `mhs`"
+)->tuple[Tensor,Tensor,float,float]: # Both views, detached, then `lam` and `eps`
+    "The frozen part of `mhs`"
     check_positive(lam=lam); check_non_negative(eps=eps)
     h,h_pos = as_views(h, h_pos)
     return h.detach(), h_pos.detach(), lam, eps
@@ -122,7 +122,7 @@ def mhs_energy(
 # %% ../../nbs/losses/04_hypersphere.ipynb #df84e13e
 def nearest_push(
     x:Tensor, # Points, `(B, D)`
-    others:Tensor, # Where to look, `(B, D)`
+    others:Tensor, # Candidates, `(B, D)`
     eps:float=1e-4, # Under the root of the distance
 )->Tensor: # `(B, B)`: `1/(B d_i)` at the nearest candidate, else 0; a row at distance 0 has none
     "Weights of MHS for a repelling term of weight 1"
@@ -180,17 +180,17 @@ def pair_push(
 # %% ../../nbs/losses/04_hypersphere.ipynb #66c5d1c5
 @dataclass(frozen=True, eq=False)
 class Frozen:
-    "What stands still in a loss that stops gradients; every tensor is detached"
-    h:Tensor          # `(B, D)`, the anchors as detached rows and partners show them
+    "The frozen part of a loss that stops gradients; every tensor is detached"
+    h:Tensor          # `(B, D)`, the anchors, used for detached rows and partners
     h_pos:Tensor      # `(B, D)`, the positives likewise
     push:Tensor       # `(B, B)`, weights of the negatives on `h`, with `lam`
     push_pos:Tensor   # `(B, B)`, on `h_pos`; VICReg's and Barlow Twins' have a diagonal
-    pull:Tensor       # `(B, 1)`, or `(B, D)` by coordinate: what a row of `h` is pulled with
+    pull:Tensor       # `(B, 1)`, or `(B, D)` by coordinate: the pull on each row of `h`
     pull_pos:Tensor   # the same for `h_pos`
     active:Tensor     # `(B,)`, bool, rows of `h` that receive a gradient
-    active_pos:Tensor # `(B,)`, bool, rows of `h_pos` that do
+    active_pos:Tensor # `(B,)`, bool, rows of `h_pos` that receive a gradient
     joint:bool        # Whether the product of the alignment moves both views; else one each
-    constants:dict    # Numbers that the energy needs beside
+    constants:dict    # Other numbers that the energy needs
 
 # %% ../../nbs/losses/04_hypersphere.ipynb #953ff148
 def freeze(
@@ -202,7 +202,7 @@ def freeze(
     active:tuple[Tensor,Tensor]|None=None, # Active rows of either view, `(B,)` each; None: all
     **constants:float, # Numbers that the energy needs
 )->Frozen:
-    "Collect what stands still"
+    "Collect what is frozen"
     if joint: pull = pull[0]+pull[1], pull[0]+pull[1]
     every = torch.ones(len(h), dtype=torch.bool, device=h.device)
     if active is None: active = every, every
@@ -212,7 +212,7 @@ def freeze(
 def attach(
     h:Tensor, # Anchors, `(B, D)`
     h_pos:Tensor, # Positives, `(B, D)`
-    c:Frozen, # What stands still
+    c:Frozen, # What is frozen
 )->tuple[Tensor,Tensor]: # The same two; rows that are not active are the frozen ones
     "Views through which only active rows receive a gradient"
     h,h_pos = as_views(h, h_pos)
@@ -222,7 +222,7 @@ def attach(
 def weighted_cosines(
     h:Tensor, # Anchors after `attach`, `(B, D)`
     h_pos:Tensor, # Positives after `attach`, `(B, D)`
-    c:Frozen, # What stands still
+    c:Frozen, # What is frozen
 )->Tensor: # Shape `()`
     "Strength times cosine, summed: one product for both views, or one each, its partner frozen"
     if c.joint: return (c.pull*h*h_pos).sum()
@@ -232,14 +232,14 @@ def weighted_cosines(
 def alignment_term(
     h:Tensor, # Anchors after `attach`, `(B, D)`
     h_pos:Tensor, # Positives after `attach`, `(B, D)`
-    c:Frozen, # What stands still, pulls `(B, 1)`
+    c:Frozen, # What is frozen, pulls `(B, 1)`
 )->Tensor: # Shape `()`
     "Strength times one minus cosine, summed"
     return (c.pull if c.joint else c.pull+c.pull_pos).sum() - weighted_cosines(h, h_pos, c)
 
 # %% ../../nbs/losses/04_hypersphere.ipynb #e2de8faa
 def frozen_grad(
-    c:Frozen, # What stands still
+    c:Frozen, # What is frozen
     negatives:str="same", # "same", or "cross": MHS, whose push has a part along the anchor
 )->tuple[Tensor,Tensor]: # `(dL/dh, dL/dh_pos)` at the frozen point, each `(B, D)`
     "Gradient of a loss with frozen coefficients, equation (repaired-grad), no autograd"
@@ -251,7 +251,7 @@ def frozen_grad(
 
 # %% ../../nbs/losses/04_hypersphere.ipynb #5ae649d0
 def frozen_components(
-    c:Frozen, # What stands still
+    c:Frozen, # What is frozen
     negatives:str="same", # "same", or "cross" (MHS)
 )->Components: # Ratio 0 where the weights of a row sum to 0
     "Components of the anchors, equation (repaired-grad), without the diagonal of the weights"
@@ -285,10 +285,10 @@ def mhe_repaired_coefficients(
     ratio:float=1.75, # Nominal ratio, above 0; 1.75 (BERT), 1.25 (RoBERTa). Only with "ratio"
     power:float|None=None, # 0 or more: a power of the cosine in place of the temperature (ours)
     repair:tuple[str,...]=REPAIRS, # Any subset; none gives `mhe`
-    mask:str="same", # Where dissipation looks: "same" as coded, "cross" as in the paradigm
-    form:str="official", # "official": the ratio felt is about `2*ratio/lam`; "paper": `ratio`
+    mask:str="same", # Negatives of the dissipation: "same" as coded, "cross" as in the paradigm
+    form:str="official", # "official": effective ratio about `2*ratio/lam`; "paper": `ratio`
 )->Frozen: # Detached
-    "What stands still in `mhe_repaired`: MHE with each component repaired on its own"
+    "The frozen part of `mhe_repaired`: MHE with each component repaired on its own"
     check_repair(repair, REPAIRS, mask=mask, form=form)
     check_positive(lam=lam, margin=margin, tau=tau, ratio=ratio)
     check_non_negative(power=power or 0)
@@ -335,10 +335,10 @@ def mhs_repaired_coefficients(
     ratio:float=1.75, # Nominal ratio, above 0; 1.75 (BERT), 1.00 (RoBERTa). Only with "ratio"
     eps:float=1e-4, # Under the root of the distance, 0 or more; the official code's 1e-4
     repair:tuple[str,...]=("dissipation","ratio"), # Any subset; none gives `mhs`
-    mask:str="same", # Where dissipation looks: "same" as coded, "cross" as in the paradigm
-    form:str="official", # "official": the ratio felt is about `2*ratio/lam`; "paper": `ratio`
+    mask:str="same", # Negatives of the dissipation: "same" as coded, "cross" as in the paradigm
+    form:str="official", # "official": effective ratio about `2*ratio/lam`; "paper": `ratio`
 )->Frozen: # Detached
-    "What stands still in `mhs_repaired`: MHS with dissipation and ratio repaired, each on its own"
+    "The frozen part of `mhs_repaired`: MHS with dissipation and ratio repaired, each on its own"
     check_repair(repair, ("dissipation","ratio"), mask=mask, form=form)
     check_positive(lam=lam, margin=margin, ratio=ratio); check_non_negative(eps=eps)
     h,h_pos = (x.detach() for x in as_views(h, h_pos))

@@ -44,7 +44,7 @@ REDUCTIONS = ("mean", "active", "entries", "sum")
 def reduction_factor(
     dissipation:Tensor, # `(B,)`
     reduction:str, # "mean": over rows; "active": over rows with dissipation; "entries"; "sum"
-)->Tensor|float: # What weights are multiplied with
+)->Tensor|float: # A factor of the weights
     "How rows are averaged; entries are the active rows times `B`"
     B,active = len(dissipation), (dissipation > 0).to(dissipation).sum().clamp(min=1)
     return {"mean":1/B, "active":1/active, "entries":1/(active*B), "sum":1.}[reduction]
@@ -64,13 +64,13 @@ def compose(
 def pull_of(
     c:Components, # Any
 )->Tensor: # `(B, 1)`, or `(B, D)` for a ratio by coordinate
-    "What each positive pulls with"
+    "Strength of each positive's pull"
     return c.push.sum(1, keepdim=True)*(c.ratio if c.ratio.ndim==2 else c.ratio[:,None])
 
 # %% ../../nbs/losses/10_paradigm.ipynb #af17c633
 @dataclass(frozen=True, eq=False)
 class FrozenPair:
-    "What stands still in a composed loss; every tensor is detached"
+    "The frozen part of a composed loss; every tensor is detached"
     first:Components # Of the anchors
     second:Components|None # Of the positives, views exchanged; None when they are no anchors
     h:Tensor # `(B, D)`
@@ -96,7 +96,7 @@ class Paradigm:
     moves:str="views" # "views", "pairs", "alignment" or "anchors": see the table above
     reduction:str="mean" # "mean", "active", "entries" or "sum": see `reduction_factor`
     signed:bool=False # Whether weights may be below 0
-    needs:tuple[str,...]=() # Names of tensors that the loss is given beside the views
+    needs:tuple[str,...]=() # Names of tensors that the loss takes besides the views
 
     def __post_init__(self):
         check_paradigm(self)
@@ -132,7 +132,7 @@ class Paradigm:
 def check_paradigm(
     p:Paradigm, # As it was given
 ):
-    "Make components of what was given; `UserError` for a choice that does not exist"
+    "Turn the three arguments into components; `UserError` for a choice that does not exist"
     for role in ("dissipation","weight","ratio"):
         object.__setattr__(p, role, as_component(getattr(p, role)))
     for name,allowed in ALLOWED.items(): check_choice(name, getattr(p, name), allowed)
@@ -144,7 +144,7 @@ def check_paradigm(
 def freeze_pair(
     p:Paradigm, # The composition
     views:tuple, # Anchors and positives, `(B, D)`, and hard negatives, `(M, D)`, or None
-    tensors:dict, # What `needs` names
+    tensors:dict, # The tensors that `needs` names
 )->FrozenPair: # Zeros for a batch of one
     "Evaluate the components in each direction that counts"
     if set(tensors) != set(p.needs):
@@ -163,14 +163,14 @@ def freeze_pair(
     batch = Batch(h, h_pos, p.negatives, tensors, weigh, h_neg)
     second = one(batch.other) if p.moves in ("views","alignment") else None
     pair = FrozenPair(one(batch), second, h, h_pos, h_neg)
-    batch.drop_other()                          # and free their (B, B) tensors now
+    batch.drop_other()                          # frees its (B, B) tensors now
     return pair
 
 # %% ../../nbs/losses/10_paradigm.ipynb #8f6c4c99
 def paradigm_energy(
     p:Paradigm, # The composition
     views:tuple, # Anchors and positives, `(B, D)`, and hard negatives, `(M, D)`, or None
-    c:FrozenPair, # What stands still
+    c:FrozenPair, # What is frozen
 )->Tensor: # Shape `()`
     "Equation (energy)"
     h,h_pos = as_views(*views[:2])
@@ -187,7 +187,7 @@ def paradigm_energy(
 # %% ../../nbs/losses/10_paradigm.ipynb #4b88f5f9
 def paradigm_grad(
     p:Paradigm, # The composition
-    c:FrozenPair, # What stands still
+    c:FrozenPair, # What is frozen
 )->tuple[Tensor,...]: # `dE/dh` and `dE/dh_pos` at the frozen point, and `dE/dh_neg` if there is one
     "Gradient of (energy), no autograd"
     n,n_pos = (c.h,c.h_pos) if p.negatives=="same" else (c.candidates,c.h)
@@ -204,8 +204,8 @@ def paradigm_grad(
 # %% ../../nbs/losses/10_paradigm.ipynb #cc25921f
 def anchor_components(
     p:Paradigm, # The composition
-    c:FrozenPair, # What stands still
-)->Components: # Of what the anchors really get
+    c:FrozenPair, # What is frozen
+)->Components: # Of the anchors' true gradient
     "Dissipation, weight and ratio of the anchors' whole gradient"
     if p.moves!="alignment": return c.first
     push,pull = c.first.push, pull_of(c.first) + pull_of(c.second)
@@ -224,7 +224,7 @@ def recipe(
     name:str, # A registered loss
     **constants, # As the loss names them; the rest keep their defaults
 )->Paradigm: # With the loss's gradient for both views, up to multiples of the rows themselves
-    "A registered loss as a composition; `UserError` for one that is none"
+    "A registered loss as a composition; `UserError` for one without a recipe"
     if name not in RECIPES:
         raise UserError(f"recipe is {name!r}: it must be one of {', '.join(RECIPES)}")
     allowed = list(inspect.signature(RECIPES[name]).parameters)
@@ -236,7 +236,7 @@ def recipe(
 def recipe_of(
     loss:Callable, # A registered loss
 )->Callable: # A decorator for a function of its constants that returns a `Paradigm`
-    "Say what a loss is made of; its constants and defaults are the loss's own"
+    "Register a recipe for a loss; its constants and defaults are those of the loss"
     def add(build):
         RECIPES[loss.__name__] = shares_constants(loss)(build)
         return build
@@ -251,7 +251,7 @@ def contrastive(dissipation:Component, weight:Component, ratio:Component, **choi
 def own_scores(
     weight:float|None, # `hard_negative_weight` of a loss; None: nothing is added
     scores:Callable, # Scores of a batch, as `W.softmax` takes them
-)->Callable|None: # The same with the weight; None where there is none
+)->Callable|None: # The same with the weight; None without one
     "Scores with SimCSE's weight for the own hard negatives"
     if weight is None: return None
     def weighed(b):
@@ -329,7 +329,7 @@ def repaired_dissipation(
     repair:tuple, margin:float, mask:str, form:str, lam:float, # As in the repaired losses
     allowed:tuple=REPAIRS, # The repairs that the loss has
 )->Component: # `ValueError` for a choice that does not exist
-    "What `repair` makes of no dissipation"
+    "The dissipation after `repair`, of a loss that has none"
     check_repair(repair, allowed, mask=mask, form=form); check_positive(lam=lam)
     if "dissipation" not in repair: return GD.off
     return GD.nearest(margin) if mask=="same" else GD.margin(margin, against="cross")
@@ -403,7 +403,7 @@ def surrogate_recipe(
 
 # %% ../../nbs/losses/10_paradigm.ipynb #50d044ad
 def loss_spec(
-    name:str, # What it shall be called
+    name:str, # Its name in the registry
     build:Callable, # `build(*, constants with defaults) -> Paradigm`
 )->LossSpec: # An entry for `LOSSES`
     "A composition as a registered loss"

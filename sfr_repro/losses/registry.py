@@ -50,7 +50,7 @@ LOSSES = {spec.name:spec for spec in (
 
 # %% ../../nbs/losses/13_registry.ipynb #b409f762
 def _sample(spec, hard=False):
-    "Two views of four rows and a reference for each tensor that is needed; the same every time"
+    "Two views of four rows and a reference for each tensor that is needed, always the same"
     draw = torch.Generator().manual_seed(0)
     h,h_pos,v,w = (unit_rows(torch.randn(4, 6, generator=draw, dtype=torch.float64))
         for _ in range(4))
@@ -218,12 +218,12 @@ def _check_values(spec, hard=False):
 # %% ../../nbs/losses/13_registry.ipynb #aa17458d
 def register(
     loss, # A function of two views, and of tensors after them; a `Paradigm`; or a `LossSpec`
-    name:str|None=None, # What it shall be called; None: the function's own name
+    name:str|None=None, # Its name in the registry; None: the function's own name
     *,
     grad:Callable|None=None, # As `LossSpec.grad`; None: by autograd
     components:Callable|None=None, # As `LossSpec.components`; None: by `decompose`
 )->LossSpec: # The new entry of `LOSSES`
-    "Add a loss to the registry; `UserError` says in one sentence what is wrong with it"
+    "Add a loss to the registry; `UserError` says what is wrong with it"
     spec = _entry(loss, name, grad, components)
     _check_signature(spec); _check_values(spec)
     if spec.hard: _check_values(spec, hard=True)

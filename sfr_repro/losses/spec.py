@@ -38,12 +38,12 @@ class LossSpec:
     grad:Callable # `grad(h, h_pos, *, constants) -> (dh, dh_pos)`
     components:Callable # `components(h, h_pos, *, constants) -> Components`
     coefficients:Callable|None = None # For a loss with a stop-gradient: what it freezes
-    energy:Callable|None = None # And its value with these held fixed
+    energy:Callable|None = None # Its value with these held fixed
     paradigm:Callable|None = None # For a composed loss: `paradigm(*, constants) -> Paradigm`
     tiled:Callable|None = None # Its linear-memory form, as `losses.tiled` writes it
     any_length:bool = False # Whether it is meant for rows of any length
-    decomposed:bool = False # Whether `decompose` reads its components, each time
-    wide:bool = False # Whether float32 loses digits that count, so that float64 is used inside
+    decomposed:bool = False # Whether `decompose` reads its components at each call
+    wide:bool = False # Whether float32 loses digits that matter, so that float64 is used inside
 
     @property
     def name(self)->str:
@@ -54,7 +54,7 @@ class LossSpec:
         return {p.name:p.default for p in keyword_only(self.value)}
 
     @property
-    def needs(self)->tuple[str,...]: # Tensors beside the views
+    def needs(self)->tuple[str,...]: # Tensors besides the views
         names = list(inspect.signature(self.value).parameters)
         return tuple(n for n in names[2:] if n not in ("h_neg", *self.constants))
 
@@ -66,7 +66,7 @@ class LossSpec:
 def shares_constants(
     source:Callable, # A loss, or a part of one, with its constants and defaults after a bare `*`
 )->Callable: # A decorator for a function whose constants have no defaults, or are `**constants`
-    "Give a function the constants of a loss, which stand there once"
+    "Give a function the constants of a loss, so that their defaults are written once"
     shared = keyword_only(source)
     defaults = {p.name:p.default for p in shared}
     def decorate(f):
@@ -83,8 +83,8 @@ MEANING = {"value":"Value", "grad":"Gradient", "components":"Dissipation, weight
 def built(
     f:Callable, # `f(h, h_pos, *tensors, **constants)`
     kind:str, # "value", "grad" or "components"
-    source:Callable, # The loss `x`, or a part `x_<part>` of it: what has the constants
-    part:str="", # "coefficients", "hinge": what to take off the name of `source`
+    source:Callable, # The loss `x`, or the part `x_<part>` of it that has the constants
+    part:str="", # "coefficients" or "hinge": the ending to remove from the name of `source`
 )->Callable: # Named `x`, `x_grad` or `x_components`
     "A function of a loss under the name and with the signature that a reader expects"
     call = shares_constants(source)(f)
@@ -131,7 +131,7 @@ def one_way_loss(
 
 # %% ../../nbs/losses/08_spec.ipynb #40b3fe03
 def frozen_loss(
-    coefficients:Callable, # `x_coefficients(h, h_pos, *, constants)`: what stands still
+    coefficients:Callable, # `x_coefficients(h, h_pos, *, constants)`: what is frozen
     energy:Callable, # `energy(h, h_pos, coefficients) -> Tensor ()`, which is differentiated
     gradient:Callable, # `gradient(coefficients) -> (dh, dh_pos)` at the frozen point
     read:Callable, # `read(coefficients) -> Components`
@@ -174,7 +174,7 @@ def _through_unit_rows(x, g):
     return torch.where(zero, 0, across/length/scale)
 
 # %% ../../nbs/losses/08_spec.ipynb #e085fb48
-_TOLD = []    # the loss that was given other rows, once one was
+_TOLD = []    # the first loss that was given other rows
 
 def _tell_of_lengths(name, views):
     "Warn, once a process, when rows are neither zero nor of unit length"
@@ -198,7 +198,7 @@ class Loss(nn.Module):
 
     def __post_init__(self):
         super().__init__()
-        self.looked = False # Whether rows were looked at, on a device where that waits
+        self.looked = False # Whether lengths were checked, on a device where that waits
 
     def __setattr__(self, name, value):
         if name in self.__dataclass_fields__ and name in vars(self):
@@ -225,7 +225,7 @@ class Loss(nn.Module):
         return self.spec.name
 
     @property
-    def needs(self)->tuple[str,...]: # Names of tensors beside the two views
+    def needs(self)->tuple[str,...]: # Names of tensors besides the two views
         return self.spec.needs
 
     def unit_rows(self, x:Tensor)->Tensor: # The same directions at length 1, `(B, D)`

@@ -42,7 +42,7 @@ def _alone(h, h_pos):
     return (h*h_pos).sum()*0., torch.zeros_like(h), torch.zeros_like(h)
 
 def _split(value, dh, pushed, h):
-    "What a form returns: the gradient of hard negatives apart, where there are some"
+    "The result of a form, with the gradient of hard negatives, if any, as a last part"
     parts = () if pushed is None or len(pushed)==len(h) else (pushed[len(h):],)
     return value, dh, None if pushed is None else pushed[:len(h)], *parts
 
@@ -57,7 +57,7 @@ def softmax_strips(
     scores:Callable|None=None, # `scores(cosines, start) -> (scores, factor or None)`, `(r, B)` each
     hard_negative_weight:float|None=None, # As in `weigh_own`
     tile:int, # Rows per strip
-    grads:bool=True, # Whether gradients are wanted
+    grads:bool=True, # Whether to compute gradients
 )->tuple: # The value, `()`, and the gradients of the views, or None
     "A softmax loss of one direction and its gradient, strip by strip"
     check_positive(tau=tau); check_angle(u)
@@ -176,7 +176,7 @@ def hinge_strips(
 # %% ../../nbs/losses/12_tiled.ipynb #cf4efbdf
 @dataclass(eq=False)
 class Strip(Batch):
-    "Some anchors of a batch, with all candidates: what a component is given in a tiled composition"
+    "Some anchors of a batch with all candidates: what the components of a strip get"
     views:tuple[Tensor,Tensor]|None=None # Anchors and positives of the whole batch, `(B, D)` each
     start:int=0 # The strip's first row
 
@@ -208,11 +208,11 @@ class Strip(Batch):
 def strip_of(
     p:Paradigm, # The composition
     views:tuple, # Anchors and positives, `(B, D)` each, and perhaps hard negatives, `(M, D)`
-    tensors:dict, # What `p.needs` names: `(B, B)`, or two factors of `(B, K)`
+    tensors:dict, # Those that `p.needs` names: `(B, B)`, or two factors of `(B, K)`
     start:int, # The strip's first row
     tile:int, # Rows per strip
 )->Strip:
-    "One strip as the components of a composition see it"
+    "One strip as an argument for the components of a composition"
     own,(h,h_pos,*hard) = slice(start, start+tile), views
     C,hard = sum(map(len, views))-len(h), hard[0] if hard else None
     def weigh(b): return evaluate_component("weight", p.weight, b, p.signed)
@@ -226,7 +226,7 @@ class _Direction:
         self.p,self.h,self.negatives = p, h, h if p.negatives=="same" else candidates
         self.dissipation = h.new_empty(len(h))
         self.pushed,self.pull = torch.empty_like(h), torch.empty_like(h)
-        self.candidates = torch.zeros_like(candidates) if both else None # What they are given
+        self.candidates = torch.zeros_like(candidates) if both else None # Their gradient
 
     def add(self, b, own):
         dissipation = evaluate_component("dissipation", self.p.dissipation, b)
@@ -264,7 +264,7 @@ def paradigm_strips(
     *,
     tile:int, # Rows per strip
     grads:bool=True, # Unused: the energy is made from the gradients
-    **tensors, # What `p.needs` names
+    **tensors, # Those that `p.needs` names
 )->tuple: # The value, `()`, and the gradients of the views
     "A composition's energy and gradient, strip by strip"
     B,tile,(h,n) = len(h), min(tile, len(h)), as_candidates(h, h_pos, h_neg)
@@ -284,7 +284,7 @@ def paradigm_strips(
 
 # %% ../../nbs/losses/12_tiled.ipynb #caeea4fc
 def _check_role(p, role, batch, strip):
-    "`UserError` unless a component makes the same of a strip as of the batch"
+    "`UserError` unless a component gives the same numbers on a strip as on the batch"
     component,signed = getattr(p, role), p.signed and role=="weight"
     own = slice(strip.start, strip.start+len(strip.h))
     want = evaluate_component(role, component, batch, signed)[own]
@@ -334,13 +334,13 @@ class _Tiled(torch.autograd.Function):
 # %% ../../nbs/losses/12_tiled.ipynb #b57b7243
 @dataclass(frozen=True)
 class TiledForm:
-    "What `Loss` calls in place of the plain form"
+    "The form that `Loss` calls in place of the plain one"
     strips:Callable # `strips(h, h_pos, *, tile, grads, ...) -> (value, dh, dh_pos)`
     tile:int # Rows per strip
     small:int=512 # Batches up to this size take the plain form: a matrix of 1 MiB saves nothing
 
     def value(self, h:Tensor, h_pos:Tensor, h_neg:Tensor|None=None, **given)->Tensor: # Shape `()`
-        "The value, with its gradient for autograd where one is asked for"
+        "The value, with its gradient for autograd if a view requires one"
         views = self._views(h, h_pos, h_neg)
         strips = partial(self.strips, tile=self.tile, **given)
         if torch.is_grad_enabled() and any(x.requires_grad for x in views):
@@ -368,7 +368,7 @@ def simulated_gradient_strips(h, h_pos, h_neg=None, *, tile, grads, **constants)
     p = recipe("simulated_gradient", **constants)
     return paradigm_strips(p, h, h_pos, h_neg, tile=tile, grads=grads)
 
-TILED = { # What the plain function computes -> the same in strips
+TILED = { # plain function -> the same in strips
     infonce: softmax_strips,
     arccon: softmax_strips,
     triplet.mpt: strips_of(triplet.mpt_hinge),
@@ -384,7 +384,7 @@ def tiled_form(
     spec:LossSpec, # A registered loss
     constants:dict, # All of its constants
     tile:int, # Rows per strip
-)->TiledForm: # `UserError` for a loss that has none, or a tile that is no number of rows
+)->TiledForm: # `UserError` for a loss without one, or a tile that is no number of rows
     "The linear-memory form of a loss, for `make_loss`"
     if type(tile) is not int or tile < 1:
         raise UserError(f"tile is {tile!r}: it must be a number of rows, at least 1")

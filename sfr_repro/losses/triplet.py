@@ -25,7 +25,7 @@ from .spec import LossSpec, built
 def hardest_negative(
     sim:Tensor, # Cosines `(B, B)`, or a strip with its own columns first; the diagonal is ignored
 )->tuple[Tensor,Tensor]: # The largest cosine of each row and its column, `(B,)` each
-    "The most similar negative of each anchor, the first if there are equals; `-inf` when `B` is 1"
+    "The most similar negative of each anchor, the first of equals; `-inf` when `B` is 1"
     own = torch.eye(*sim.shape, dtype=torch.bool, device=sim.device)
     cos,index = sim.masked_fill(own, -math.inf).max(1)
     return cos, index
@@ -33,10 +33,10 @@ def hardest_negative(
 # %% ../../nbs/losses/02_triplet.ipynb #fc810d08
 @dataclass(frozen=True)
 class Hinge:
-    "How a triplet loss measures, and where it stops"
+    "Distance of a triplet loss, and where its gradient stops"
     distance:Callable # Decreasing function of cosines, elementwise
     slope:Callable # Minus its derivative, elementwise
-    margin:float # Gap from which on an anchor is left alone, in units of the distance
+    margin:float # Gap at which an anchor's gradient ends, in units of the distance
 
 # %% ../../nbs/losses/02_triplet.ipynb #25735a8c
 def triplet(
@@ -58,7 +58,7 @@ def triplet_forces(
     candidates:Tensor, # Positives, then hard negatives, unit rows, `(B+M, D)`
     hinge:Hinge, # Distance, slope and margin
 )->tuple[Tensor,...]: # Active or not, push, pull and column of the hardest negative, each `(B,)`
-    "What an active anchor gets from its hardest negative and from its positive"
+    "Push of the hardest negative and pull of the positive on an active anchor"
     if len(candidates)==1:
         zero = h.new_zeros(1)
         return zero.bool(), zero, zero, zero.long()
@@ -84,7 +84,7 @@ def push_and_ratio(
     push:Tensor, # Total push on each anchor, 0 or above, `(B,)`
     pull:Tensor, # Pull of its positive, 0 or above, `(B,)`
 )->tuple[Tensor,Tensor]: # Push and ratio, each `(B,)`; a ratio of 1 where both are 0
-    "Split a pull into push times ratio; a pull alone gets a push too small to be seen"
+    "Split a pull into push times ratio; a pull alone gets a push too small to change a sum"
     unseen = (push==0) & (pull>0)
     push = torch.where(unseen, pull*torch.finfo(pull.dtype).eps**2, push)
     none = push==0
@@ -105,7 +105,7 @@ def triplet_components(
 def triplet_loss(
     hinge:Callable, # `x_hinge(*, constants) -> Hinge`
 )->LossSpec: # Of the loss `x`
-    "A triplet loss from the way it measures"
+    "A triplet loss from its hinge"
     def value(h, h_pos, h_neg=None, **constants):
         return triplet(h, h_pos, hinge(**constants), h_neg)
 

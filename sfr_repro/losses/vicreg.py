@@ -32,7 +32,7 @@ from .spec import LossSpec, frozen_loss, shares_constants
 def surrogate_energy(
     h:Tensor, # Anchors, `(B, D)`
     h_pos:Tensor, # Positives, `(B, D)`
-    coefficients:Frozen, # What is held fixed
+    coefficients:Frozen, # What is frozen
 )->Tensor: # Shape `()`
     "The part of a surrogate loss that is differentiated"
     c,(a,b) = coefficients, attach(h, h_pos, coefficients)
@@ -42,7 +42,7 @@ def surrogate_energy(
 # %% ../../nbs/losses/05_vicreg.ipynb #912037f0
 def pair_softmax(
     scores:Tensor, # Any scores of all pairs, `(B, B)`
-    limit:float, # Bound of the diagonal; other entries are at most 1 and never meet it
+    limit:float, # Bound of the diagonal; other entries are at most 1 and never reach it
 )->Tensor: # `(B, B)`; other entries sum to 1, the diagonal is divided by the same number
     "Softmax over all off-diagonal pairs; the diagonal stays in the numerator, up to `limit`"
     own = torch.eye(len(scores), dtype=torch.bool, device=scores.device)
@@ -70,7 +70,7 @@ def cosine_surrogate(
     pull:Tensor, # Alignment, `(B, 1)` or `(B, D)`
     lam:float, # Strength of the decorrelation, above 0
 )->Frozen: # Detached
-    "Frozen coefficients of a surrogate as it was"
+    "Frozen coefficients of an original surrogate, without repairs"
     check_positive(lam=lam)
     push = [lam*cosine_weights(s) for s in sims]
     return freeze(h, h_pos, push, (pull,pull), joint=False)
@@ -101,9 +101,9 @@ def repaired_surrogate(
     lam:float=1., # Strength of the decorrelation, above 0
     margin:float=.3, # Difference of cosines at which a row stops being pushed, above 0
     tau:float=.05, # Temperature of the weights, above 0; not used with `power`
-    ratio:float=1.5, # Nominal ratio, above 0; a row feels about twice that in the official form
+    ratio:float=1.5, # Nominal ratio, above 0; the effective one is about twice that if official
     power:float|None=None, # Weights by this power of the cosine, not the softmax; 0: all equal
-    repair:tuple=REPAIRS, # Which components to repair; `()` is the loss as it was
+    repair:tuple=REPAIRS, # Which components to repair; `()` is the original loss
     mask:str="same", # Dissipation by the nearest row of the same view, or "cross": by the positive
     form:str="official", # Or "paper": partner of the alignment frozen, no diagonal
     eps:float=1e-4, # Floor of the cosine under `power`
@@ -209,7 +209,7 @@ def vicreg_textbook_components(
     h:Tensor, h_pos:Tensor, # As in `vicreg_textbook`
     *,
     invariance:float, variance:float, covariance:float, gamma:float, eps:float, form:str,
-)->Components: # With same-view negatives; the ratio, `(B, D)`, takes up what no scalar can
+)->Components: # With same-view negatives; the ratio, `(B, D)`, takes up the rest
     "The gradient of `vicreg_textbook` for the anchors, split as in (textbook-split): a choice"
     weights = dict(invariance=invariance, variance=variance, covariance=covariance)
     check_positive(**weights, gamma=gamma, eps=eps)

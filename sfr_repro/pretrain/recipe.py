@@ -84,10 +84,10 @@ from ..train.run import run_folder
 # %% ../../nbs/pretrain/03_recipe.ipynb #c163d8f7
 def prepare(
     config:PretrainConfig, # The setting
-    folder:Path, # Where the prepared text goes, or is
-    found:tuple[list[str],list[dict]]|None=None, # From `read_sentences`, where it was called
+    folder:Path, # Of the prepared text
+    found:tuple[list[str],list[dict]]|None=None, # From `read_sentences`, if it was called
 )->tuple[Pieces,Tokenizer,np.ndarray,list[dict]]: # With the vectors `(V, D)`, a record's `data`
-    "Everything before the first step; damaged files are made anew"
+    "Everything before the first step; damaged files are made again"
     if checkpoint_damage(folder, PREPARED):
         sentences,data = found or read_sentences(config)
         out = heldout_sentences(len(sentences), config.heldout_every)
@@ -113,16 +113,16 @@ def prepare(
 def save_checkpoint(
     folder:Path, # Of the run
     learner:Learner, # What to keep
-    state:dict, # Where it is: step, epoch, place in the epoch, trajectory
+    state:dict, # Step, epoch, place in the epoch, trajectory
 ):
     "Write a sealed checkpoint, and remove all but the one before it"
     place = folder/f"checkpoint-{state['step']}"
-    if not checkpoint_damage(place, SAVED): return          # this very state is there, whole
+    if not checkpoint_damage(place, SAVED): return          # this state is saved already
     tensors = {f"w.{n}": w.detach() for n,w in learner.weights.items()}
     for n,w in learner.weights.items():
         moments = learner.optimiser.state.get(w, {})
         tensors |= {f"{k}.{n}": v for k,v in moments.items()}
-    remove_checkpoint(place)                                # what a damaged one has left
+    remove_checkpoint(place)                                # remains of a damaged one
     place.mkdir(parents=True, exist_ok=True)
     save_file(tensors, place/"state.safetensors")
     write_whole(place/"state.json", json.dumps(state, default=float).encode())
@@ -133,7 +133,7 @@ def save_checkpoint(
 def load_checkpoint(
     folder:Path, # Of the run
     learner:Learner, # Gets weights and optimiser state
-)->dict|None: # The state; None where there is no whole checkpoint
+)->dict|None: # The state; None without a whole checkpoint
     "Go back to the last checkpoint"
     checkpoint = last_checkpoint(folder, SAVED)
     if checkpoint is None: return None
@@ -153,13 +153,13 @@ HELDOUT = "mlm/heldout/all/mean/loss" # Key of the held-out loss, in nats a piec
 def _point(step, loss, lr, metrics): return {"step":step, "loss":loss, "lr":lr, "metrics":metrics}
 
 def _check_finite(step, what, value):
-    "Stop a training that has nothing left to learn with"
+    "Stop a training when a value is no longer finite"
     if not math.isfinite(value):
         raise UserError(f"step {step}: {what} became {value}: try a lower lr, or a clip above 0")
     return value
 
 def _begin(learner, text, rows, measure, folder):
-    "The state to go on from, and the batches of its epoch"
+    "The state to continue from, and the batches of its epoch"
     c = learner.config
     batches = epoch_batches(rows, c, 0)
     if not batches:
@@ -209,7 +209,7 @@ def train_mlm(
     folder:Path, # For checkpoints
     *,
     minutes:float=10., # Between checkpoints
-    stop_at:int|None=None, # Stop after this step; a later call goes on
+    stop_at:int|None=None, # Stop after this step; a later call continues
     progress:bool=True, # Show a bar
 )->dict: # The state at the end
     "Masked-language modelling until the end, or `stop_at`; saved, and `Stopped` after a signal"
@@ -273,7 +273,7 @@ def _scores(encoder, config, text, tokenizer, vectors):
     return {k: evaluate_sts(e, sets=sets, progress=False) for k,e in encoders.items()}
 
 def _metrics(state, text, results):
-    "What a record says in numbers"
+    "The metrics of a record"
     metrics = {HELDOUT:state["trajectory"][-1]["metrics"][HELDOUT],
                "mlm/text/all/sum/sentences":float(len(text)),
                "mlm/text/all/sum/pieces":float(len(text.ids)),
@@ -283,7 +283,7 @@ def _metrics(state, text, results):
     return metrics
 
 def _record(learner, state, prepared, dev, folder, began):
-    "Save the encoder, score it, and say what happened"
+    "Save the encoder, score it, and make the record"
     config,(text,tokenizer,vectors,data),(session,seconds) = learner.config, prepared, began
     model = export_encoder(learner.model, tokenizer, folder/"model")
     encoder = SentenceEncoder.from_pretrained(model, pooler="mean", precision=config.precision)
@@ -347,7 +347,7 @@ parameters in float32) {sha}.
 def card(
     path:str|Path, # A record of kind "pretrain"
 )->str: # Markdown
-    "What the shipped encoder is, made of, and good for"
+    "What the shipped encoder is, how it was made, and its use"
     r = read_record(path)
     c,m = recorded_config(r), r.metrics
     (sts,n),(plain,_),(sif,_) = (sts_average(r, task) for task in ("sts","sts-pieces","sts-sif"))
@@ -367,7 +367,7 @@ def card(
 
 # %% ../../nbs/pretrain/03_recipe.ipynb #1cc5fe72
 def _inputs(config, data):
-    "What a pre-training reads -> hash, and how it computes"
+    "Inputs of a pre-training -> hash, and how it computes"
     sets = [load_sts(reference_set(config.source), "dev", source=config.source)]
     sets += [load_sts(n, source=config.source) for n in sts_sets(config.source)]
     described = [*data, *(o.describe() for o in sets)]
@@ -384,9 +384,9 @@ def pretrain(
     progress:bool=True, # Show bars
     minutes:float=10., # Between checkpoints
     stop_at:int|None=None, # Stop after this step
-    again:bool=False, # Where the folder was made from other inputs, keep both
+    again:bool=False, # If the folder was made from other inputs, keep both
 )->Path|None: # Of `record.json`, beside `model/`; None when stopped before the end
-    "Pre-train an encoder as the setting says; a finished run is not repeated, a broken one goes on"
+    "Pre-train an encoder by the setting; a finished run is not repeated, a broken one continues"
     check_pretrain(config)
     session,read = Session.begin(), read_sentences(config)
     inputs = _inputs(config, read[1])

@@ -82,7 +82,7 @@ def score_keys(
     sets:Sequence[str], # Names of data sets
     pattern:str, # A record's key, with `{}` for the set
 )->dict[str,str]: # Set -> key
-    "Where records have a score"
+    "The key of each set's score in a record"
     return {name:pattern.format(name) for name in sets}
 
 SCORES = { # Measure -> data set -> key of a record
@@ -121,7 +121,7 @@ def claimed_change(
     claim:Claim, # With `geometry`
     record:Record, # Of a training that measured it along the way
 )->dict[str,float]: # One value, positive where the change is as claimed
-    "Change of one measure of the geometry from the first to the last look"
+    "Change of one measure of the geometry from the first to the last measurement"
     g,table = claim.geometry, trajectories([record])
     if len(table): table = table[(table.place==g.place) & (table.measure==g.quantity)]
     if len(table) < 2: raise NotRun(f"{record.run_name} has no {g.quantity} along its training")
@@ -176,7 +176,7 @@ def config_value(
     record:Record, # Any
     key:str, # Of `SETTING_KEYS`
 )->Any: # "none" where the config has no such key
-    "What a record's setting says"
+    "A value of a record's setting"
     value = record.config
     for part in SETTING_KEYS[key].split("."):
         value = value.get(part) if isinstance(value, dict) else None
@@ -236,11 +236,10 @@ def check_same_inputs(
     "`NotRun` when two of them read different weights or data"
     seen = {}
     for r in records:
-        read = {"encoder":r.encoder.sha256}
+        read,seed = {"encoder":r.encoder.sha256}, f" of seed {r.seed}"
         for d in r.data:
             drawn = d.name.startswith(("corpus/","triples/"))
-            name = f"{d.name} of seed {r.seed}" if drawn else d.name
-            read[name] = d.sha256, d.rendering
+            read[d.name+seed if drawn else d.name] = d.sha256, d.rendering
         for name,mark in read.items():
             first = seen.setdefault(name, mark)
             if first != mark: raise NotRun(f"its records read different {name}")
@@ -411,13 +410,13 @@ def check_claim(
 # %% ../../nbs/results/09_claim_rules.ipynb #cd80e4db
 CLAIM_COLUMNS = ("id","paper","family","claim","state","mean","low","high","p","seeds","sets",
     "least","kind","unit","size","page","records","measure","note") # Of `claims_table`
-NUMBERS = ("mean","low","high","p") # NaN where there is none
+NUMBERS = ("mean","low","high","p") # NaN without a number
 
 def judge_claim(
     claim:Claim, # Any
     records:Sequence[Record], # All
 )->dict[str,Any]: # As `CLAIM_COLUMNS` has it
-    "State, mean and interval of one claim, by `verdict` only"
+    "State, mean and interval of one claim; the state comes from `verdict` only"
     own = "id paper family least kind unit size page records measure".split()
     row = {k:getattr(claim, k) for k in own} | dict.fromkeys(NUMBERS, np.nan)
     row |= {"claim":claim.words, "seeds":0, "sets":0, "note":""}

@@ -127,8 +127,8 @@ COMMANDS = {"paradigm_simulation":"sfr-repro simulate"} # Experiments without a 
 
 def rerun_command(
     experiment:str, # Name of an experiment
-)->str: # A command; empty where there is none
-    "What runs an experiment again"
+)->str: # A command, or "" when there is no such file
+    "The command that runs an experiment again"
     if experiment in COMMANDS: return COMMANDS[experiment]
     file = f"nbs/experiments/{experiment}.toml"
     there = (records_folder().parents[2]/file).exists()
@@ -147,7 +147,7 @@ def rerun_table(
 def needed_table(
     table:pd.DataFrame, # Of `claims_table`
 )->pd.DataFrame: # Columns: family, not run, size, needs, of
-    "What is missing for the claims that are not run"
+    "What the claims that are not run need"
     t = table[table.state=="not run"]
     t = t.assign(needs=np.where(t.measure.isna(), "a function of records", "records"))
     rows = []
@@ -165,7 +165,7 @@ def draw_claims(
     ax:plt.Axes, # A panel
     rows:pd.DataFrame, # Its claims, from the top
 )->None:
-    "One row a claim, in units of its `least`"
+    "One row a claim; 1 is `least`, the smallest size that matters"
     ax.axvspan(-1, 1, color="0.9")
     ax.axvline(0, color="black", linewidth=.8)
     for k,(_,r) in enumerate(rows.iterrows()):

@@ -26,7 +26,7 @@ from .verdict import judge, paired_interval
 def record_files(
     path:str|Path, # A record, the folder of a run, a folder of runs or of records
 )->list[Path]: # At least one, sorted
-    "The files that a name stands for"
+    "The record files that a name means"
     path = Path(os.path.expanduser(path))
     if path.is_file(): return [path]
     if (path/"record.json").is_file(): return [path/"record.json"]
@@ -41,7 +41,7 @@ def record_files(
 def read_named(
     paths:Sequence[str|Path], # As for `record_files`
 )->list[tuple[str,Record]]: # Each file once, in the order named
-    "Records with the places they are from"
+    "Records, each with the file it comes from"
     files = [f for p in paths for f in record_files(p)]
     once = {f.resolve():f for f in reversed(files)}
     found = [(str(f), read_record(f)) for f in reversed(once.values())]
@@ -78,7 +78,7 @@ class ComparedSetting:
 def group_settings(
     named:Sequence[tuple[str,Record]], # As `read_named` gives them
 )->list[ComparedSetting]: # In the order of their first records
-    "Records of one setting together"
+    "Records grouped by setting"
     found,where = {}, {}
     for path,r in named:
         key = r.kind, r.id, r.encoder.sha256, _data_key(r)
@@ -100,8 +100,8 @@ def _data_key(record):
 # %% ../../nbs/results/15_compare.ipynb #1799f52f
 def differing(
     settings:Sequence[ComparedSetting], # Any
-)->list[str]: # Names of values; the weights only where nothing else tells settings apart
-    "In what settings differ"
+)->list[str]: # Names of values; the weights only if nothing else tells settings apart
+    "The values in which settings differ"
     names = list(dict.fromkeys(k for s in settings for k in s.values if k != "weights"))
     def values(k): return {s.values.get(k) for s in settings}
     every = [k for k in names if len(values(k)) > 1]
@@ -178,7 +178,7 @@ def compare_settings(
     task:str="sts", # A key of `HEADLINES`
     least:float=.5, # The smallest difference that matters, in points
 )->pd.DataFrame: # A column for each value that differs, then seeds ... verdict
-    "Settings side by side, with every number as it is"
+    "Settings side by side, with numbers that are not rounded"
     check_non_negative(least=least)
     sets,names = common_sets(settings, task), differing(settings)
     every = [score_matrix(s, sets, task) for s in settings]
@@ -213,7 +213,7 @@ def comparison_words(
     task:str="sts", # A key of `HEADLINES`
     least:float=.5, # As compared
 )->str: # Two sentences
-    "What a comparison is of, and how its verdicts are to be read"
+    "What is compared, and how to read the verdicts"
     sets = common_sets(settings, task)
     records = [r for s in settings for r in s.records.values()]
     names = {f"{task}/{name}/{split}" for name,split in sets}

@@ -23,7 +23,7 @@ def family_of_claims(
     training:pd.DataFrame, # From `geometry_claims_table`, all settings
     finished:pd.DataFrame, # From `before_after`
 )->tuple[pd.DataFrame,pd.DataFrame]: # Both, with `holds` corrected over all intervals together
-    "One family for Holm's correction"
+    "Both tables with one Holm's correction over all their intervals"
     holds = np.array(holm([*training.p.fillna(1.), *finished.p.fillna(1.)]), bool)
     n = len(training)
     return training.assign(holds=holds[:n]), finished.assign(holds=holds[n:])
@@ -49,7 +49,7 @@ def side_counts(
     training:pd.DataFrame, # From `family_of_claims`
     finished:pd.DataFrame, # The same
 )->str: # Two sentences
-    "In how many intervals which side is found"
+    "How many intervals lie on which side"
     def said(t):
         counts = t.side.value_counts()
         held = t[t.holds].side.value_counts()
@@ -65,7 +65,7 @@ def standing_table(
     claims:dict[str,pd.DataFrame], # The same label -> claims, from `family_of_claims`
     measured:dict[str,Sequence[Record]], # Where other records hold the measures
 )->pd.DataFrame: # First column: what; one column a label
-    "What each of two pages stands on, and what it says of the length of sentences"
+    "What each of two results is based on, and what it says of the length of sentences"
     columns,claim = {}, next(c for c in GEOMETRY_CLAIMS if c.name=="origin: sentence lengths")
     for label,own in runs.items():
         r,found = own[0], claims[label]

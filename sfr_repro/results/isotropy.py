@@ -62,7 +62,7 @@ SENTENCE_PANELS = {"anisotropy":"mean cosine of\ntwo sentences",
 def measures_table(
     groups:dict[str,list[Record]], # Label -> records of one model, one a seed
 )->pd.DataFrame: # Columns: model, seed, place, measure, reading, value
-    "Layers and sentences of models, long form; a place is \"layer:<k>\", \"last\" or \"pooled\""
+    "Measures of layers and sentences, long form; a place is \"layer:<k>\", \"last\" or \"pooled\""
     rows = []
     for label,r in ((label,r) for label,rs in groups.items() for r in rs):
         for place,measure,value in geometry_values(r.metrics):
@@ -128,7 +128,7 @@ LINE_STYLES = {"-":"words only", "--":"with special tokens, as paper B's code"}
 def layer_figure(
     groups:dict[str,list[Record]], # Label -> records of one model
 )->Figure: # Six panels over layers; solid: clean reading, dashed: official where there is one
-    "Layer curves of several models, mean over seeds with a band of one standard deviation"
+    "Layer curves of several models: mean over seeds, with a band of one standard deviation"
     t = measures_table(groups)
     t = t[t.place.str.startswith("layer:")].assign(layer=lambda x: x.place.str[6:].astype(int))
     fig,axes = plt.subplots(2, 3, figsize=(9.6,5), dpi=80, layout="constrained")

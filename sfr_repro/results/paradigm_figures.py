@@ -43,7 +43,7 @@ def draw_row(
     scores:Sequence[float], # One for each seed
     colour:str, # Of all marks
 )->None:
-    "Seeds as small points; with two or more, mean and interval"
+    "Seeds as small points; with two or more seeds, mean and interval too"
     alone = len(scores) < 2
     size,alpha = (30,1) if alone else (10,.5)
     ax.scatter(scores, [at]*len(scores), color=colour, s=size, alpha=alpha, linewidths=0)

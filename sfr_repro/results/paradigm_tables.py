@@ -181,7 +181,7 @@ def part_scores(
     loss:str, # One of `REPAIRED`
     checkpoint:str="last", # "last" or "best"
 )->tuple[dict[frozenset,float],int]: # Subset -> STS average; seeds that all subsets share
-    "What each subset of the repair scores"
+    "The score of each subset of the repair"
     runs = part_runs(records, loss)
     seeds = set.intersection(*map(set, runs.values()))
     def mean(by_seed):

@@ -45,7 +45,7 @@ def bench_verdict(
     bar:float|None=None, # None: there is no bar
     sense:str|None=None, # "at least", "aim" or "at most"
 )->str: # "reached", "missed", or nothing
-    "A value beside its bar"
+    "Whether a value reaches its bar"
     if sense is None: return ""
     reached = value <= bar if sense=="at most" else value >= bar
     return "reached" if reached else "missed"
@@ -54,7 +54,7 @@ def bench_verdict(
 def bench_results(
     records:Sequence[Record], # Any; those of kind "bench" count
 )->pd.DataFrame: # A row a quantity: part, what, how, measure, median, q1, q3, bar, verdict
-    "Ratios beside their bars"
+    "Measured values, each with its bar and verdict"
     bars = {(part,how,measure):(bar,sense) for part,how,measure,bar,sense in BARS}
     rows = {}
     for key,value in _bench_metrics(records):
@@ -119,7 +119,7 @@ SHORT_PASSES = ("short passes take more turns: 8,192 rows' worth in a round of p
 
 def bench_table(
     records:Sequence[Record], # As for `bench_results`
-)->str: # Markdown, or a sentence where nothing was measured yet
+)->str: # Markdown, or a sentence if nothing was measured yet
     "The page's table"
     found = bench_results(records)
     if found.empty:
@@ -181,7 +181,7 @@ def curve_points(
 def curve_figure(
     points:pd.DataFrame, # As `curve_points` gives it, not empty
 )->Figure: # Time on the left, memory on the right
-    "Four programs over the batch"
+    "Time and memory of four programs over the batch"
     fig = Figure(figsize=(10, 4.2), dpi=80, layout="constrained")
     axes = fig.subplots(1, 2)
     dashes,colours = ("-","-","--","--"), sns.color_palette("colorblind", len(METHODS))

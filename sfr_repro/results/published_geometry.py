@@ -41,7 +41,7 @@ def layer_measure(
     record:Record, # From `published_records`
     measure:str, # "self_similarity", "intra_similarity", "anisotropy" or "norm"
 )->np.ndarray: # One value a layer
-    "A measure in the official reading"
+    "A measure of each layer, in the official reading"
     depth = sum(k.endswith("/official_norm") for k in record.metrics)
     return np.array([record.metrics[f"{WHERE}/layer:{l}/official_{measure}"]
                      for l in range(depth)])

@@ -110,7 +110,7 @@ LEAST = .5 # Points of the STS average: the smallest mean that matters
 def variant_order(
     name:str, # As `variant` has it
 )->tuple: # Sorts InfoNCE first, then rules, controls, other teachers
-    "Where a variant stands in tables"
+    "The order of variants in tables"
     return name != "InfoNCE", "teacher" in name, " " in name, name
 
 # %% ../../nbs/results/03_softcse.ipynb #66ca9067
@@ -119,7 +119,7 @@ def compare(
     name:str, # A variant
     against:str="InfoNCE", # Another
 )->dict|None: # As `judge` of `results/verdict` gives it; None when they share no seed
-    "The one rule, seed by seed and set by set"
+    "Two variants by the one rule, seed by seed and set by set"
     sets = [c for c in runs.columns if c not in RUN_COLUMNS]
     ours,theirs = (runs[runs.variant==v].set_index("seed")[sets] for v in (name,against))
     seeds = sorted(set(ours.index) & set(theirs.index))
@@ -179,7 +179,7 @@ def states_text(
 def summary(
     runs:pd.DataFrame, # As `comparable_runs` gives it
 )->str: # A few sentences
-    "What came out, in words"
+    "The result in words"
     rules = [n for n in runs.variant.unique() if n in (*WEIGHT_RULES, *TEMPERATURE_RULES)]
     if set(runs.variant) <= {"InfoNCE"}:
         return ("No SoftCSE run is among the records yet: the experiment files above make them, "

@@ -73,7 +73,7 @@ def ends_table(
 def frequency_table(
     changes:pd.DataFrame, # From `both_readings`
 )->pd.DataFrame: # Columns: kind, types, occurrences, correlation, mean of the rarest, commonest
-    "How the change goes with the frequency of a type"
+    "How the change depends on the frequency of a type"
     rows = []
     for kind in KIND_COLOURS:
         x = changes[changes.kind==kind].sort_values("contexts")
@@ -108,7 +108,7 @@ def draw_frequency(
     ax:plt.Axes, # Drawn on
     changes:pd.DataFrame, # From `both_readings`
 ):
-    "Change over frequency, one point a type"
+    "Change over frequency, one point for each type"
     for kind,colour in KIND_COLOURS.items():
         x = changes[changes.kind==kind]
         ax.plot(x.contexts, x.adjusted, KIND_SHAPES[kind], color=colour, markersize=4, alpha=.7,

@@ -21,7 +21,7 @@ from .report import joined, loss_label, records_folder
 def evaluations(
     records:Sequence[Record], # Any
 )->list[Record]: # Those of kind "evaluate" with a score of transfer or retrieval
-    "The records that this page is about"
+    "The records that this page uses"
     wanted = ("transfer/","retrieval/")
     def has_score(r): return any(k.startswith(wanted) for k in r.metrics)
     return [r for r in records if r.kind=="evaluate" and has_score(r)]
@@ -66,7 +66,7 @@ def transfer_scores(
     records:Sequence[Record], # As `evaluations` gives them
     runs:Sequence[Record]=(), # For `model_label`
 )->pd.DataFrame: # One row a model: model, pooler, averages, each set, MRPC's F1; times 100
-    "STS and transfer, one row a model"
+    "STS and transfer scores, one row a model"
     rows = []
     for r in records:
         found = task_scores(r, "transfer", "accuracy")
@@ -100,8 +100,8 @@ NOTHING = ("No evaluation of this kind is committed here yet: "
 
 def scores_table(
     scores:pd.DataFrame, # As the functions above give them
-)->str: # Markdown, or a sentence where there is nothing
-    "Scores with two digits; a dash where a model has none"
+)->str: # Markdown, or a sentence if there are none
+    "Scores with two digits; a dash if a model has none"
     if scores.empty: return NOTHING
     def text(value):
         if isinstance(value, str): return value

@@ -58,7 +58,7 @@ def two_sided_p(
 # %% ../../nbs/results/07_verdict.ipynb #1e4748f3
 def paired_interval(
     d:Sequence, # Differences, `(seeds,)` or `(seeds, sets)`; at least 2 seeds
-    level:float=.95, # Share of such intervals that hold the true difference
+    level:float=.95, # Share of such intervals that contain the true difference
 )->Interval: # Mean, ends, p
     "Equation (interval)"
     d = np.asarray(d, float)
@@ -77,7 +77,7 @@ def paired_interval(
 
 # %% ../../nbs/results/07_verdict.ipynb #349a99d7
 def check_differences(
-    d:np.ndarray, # What shall be judged
+    d:np.ndarray, # The differences to be judged
     level:float, # As in `paired_interval`
 )->None:
     "`ValueError` unless an interval can be made of it"
@@ -178,7 +178,7 @@ def holm(
     p_values:Sequence[float], # One a claim, each in [0, 1]
     level:float=.05, # Chance of one false verdict or more in the whole family
 )->list[bool]: # In the order given
-    "Which claims of a family hold together"
+    "Which claims of a family hold after Holm's correction"
     for p in p_values:
         if not 0 <= p <= 1: raise ValueError(f"p_values holds {p}: each p must lie between 0 and 1")
     holds = [False]*len(p_values)
@@ -192,7 +192,7 @@ def holm(
 def family_sentence(
     p_values:Sequence[float], # Of all claims of a family that have an interval
 )->str: # For a page
-    "What chance does in a family, and what holds all the same"
+    "How many verdicts chance gives a family, and how many hold after Holm's correction"
     m,chance = len(p_values), f"{expected_false(len(p_values)):.1f}"
     outside,holding = sum(p < .05 for p in p_values), sum(holm(p_values))
     found = f"{outside} have p < .05, and {holding} of these hold after Holm's correction (*)."
@@ -203,8 +203,8 @@ def family_sentence(
 # %% ../../nbs/results/07_verdict.ipynb #5958bff6
 def holds_in_family(
     table:pd.DataFrame, # Columns: p, state, family
-)->pd.Series: # True for a verdict that Holm's correction within its family leaves standing
-    "Which verdicts hold together"
+)->pd.Series: # True for a verdict that holds after Holm's correction within its family
+    "Which verdicts hold after the correction"
     holds = pd.Series(False, table.index)
     for _,t in table[table.p.notna() & (table.state != "exploratory")].groupby("family"):
         holds[t.index] = holm(t.p.tolist())

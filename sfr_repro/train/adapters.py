@@ -21,7 +21,7 @@ from .distributed import gather_views
 
 # %% ../../nbs/train/14_adapters.ipynb #0826748a
 def _size(features):
-    "Rows of a column; `UserError` for features that no row can be cut from"
+    "Rows of a column; `UserError` for features that cannot be cut into rows"
     ids = features.get("input_ids")
     if not isinstance(ids, Tensor) or ids.ndim != 2 or "cu_seq_lens_q" in features:
         raise UserError("the model's features are not padded rows (flattened inputs, or static "
@@ -29,7 +29,7 @@ def _size(features):
     return len(ids)
 
 def _cut(features, start, stop):
-    "Some rows of a column, without the padding that all of them end with"
+    "Some rows of a column, without the padding at the end of all of them"
     B,mask = _size(features), features.get("attention_mask")
     T = features["input_ids"].shape[1]
     used = mask[start:stop].any(0).nonzero() if mask is not None else ()
@@ -121,12 +121,12 @@ class SentenceTransformersLoss(nn.Module):
         return self.value([self.model(c)["sentence_embedding"] for c in columns], taught)
 
     @property
-    def plain(self)->nn.Module: # What a trainer may have wrapped
+    def plain(self)->nn.Module: # The model inside a trainer's wrapper
         model = getattr(self.model, "module", self.model)
         return getattr(model, "_orig_mod", model)
 
     def value(self, views:list[Tensor], taught:list[Tensor]|None=None)->Tensor: # Shape `()`
-        "The loss of the vectors of each column, `(b, D)`, gathered where that is asked for"
+        "The loss of the vectors of each column, `(b, D)`, gathered if asked for"
         h,h_pos,*hard = self.gathered(views)
         given = {"h_neg":torch.cat(hard)} if hard else {}
         if self.loss.needs:
@@ -163,7 +163,7 @@ class SentenceTransformersLoss(nn.Module):
         return value
 
     def get_config_dict(self)->dict: # For the model card
-        "What the loss is, with every constant"
+        "The loss with every constant"
         teacher = self.teacher
         if isinstance(teacher, tuple): teacher = type(teacher[0]).__name__
         said = {"chunk":self.chunk, "gather_across_devices":self.gather_across_devices}
@@ -178,14 +178,14 @@ class SentenceTransformersLoss(nn.Module):
 
 # %% ../../nbs/train/14_adapters.ipynb #8506f535
 def _check_installed():
-    "`UserError` where `sentence-transformers` is missing"
+    "`UserError` if `sentence-transformers` is missing"
     if importlib.util.find_spec("sentence_transformers") is None:
         raise UserError("sentence-transformers is not installed: "
                         "pip install 'sfr_repro[sentence-transformers]'")
 
 def _check_teacher(
     loss:Loss, # What is trained
-    teacher:object, # As it was given
+    teacher:object, # As given
 ):
     "`UserError` unless a loss that needs references has a teacher, and another has none"
     needs = " and ".join(loss.needs)

@@ -24,10 +24,10 @@ from ..evaluate.sts import sources_text
 # %% ../../nbs/train/13_cards.ipynb #73145b42
 @dataclass(frozen=True)
 class CardFacts:
-    "What a record cannot know"
+    "Facts that a record does not have"
     license:str="" # A name that the hub knows, such as "apache-2.0"; empty: as the base model's
-    language:str="" # Such as "en"; empty: English where it is known
-    name:str="" # What the model is called; empty: as its run
+    language:str="" # Such as "en"; empty: English if it is known
+    name:str="" # Of the model; empty: that of its run
 
 READ = ("corpus/","triples/") # How the names of training data begin
 
@@ -44,7 +44,7 @@ def front_matter(
     record:Record, # Of a training
     facts:CardFacts=CardFacts(), # What it cannot know
 )->str: # YAML between two lines of dashes
-    "What the hub reads of a card"
+    "The part of a card that the hub reads"
     license,language = _known(record, facts)
     base = record.config["encoder"]["name"]
     results = []
@@ -156,7 +156,7 @@ def card_of(
     place:str, # Where it will be loaded from
     facts:CardFacts=CardFacts(), # What the record cannot know
 )->str: # Markdown with front matter
-    "The card of a model beside whose folder its record lies; `UserError` without one"
+    "The card of a model from the record beside its folder; `UserError` without one"
     folder = Path(folder)
     if not (folder.parent/"record.json").is_file():
         raise UserError(f"{folder}: there is no record.json beside it, so a card would have "
@@ -172,7 +172,7 @@ def card_of(
 def write_card(
     folder:str|Path, # Of a model
 )->Path: # README.md in it
-    "Write a model's card where libraries and readers look for it"
+    "Write a model's card to the place where libraries and readers expect it"
     write_whole(Path(folder)/"README.md", card_of(folder, "path/to/model").encode())
     return Path(folder)/"README.md"
 
@@ -185,7 +185,7 @@ def check_repo(
         raise UserError(f"repo is {repo!r}: it must be owner/name")
 
 def _model_of(name):
-    "The model folder that a folder of a run or of a model stands for"
+    "The model folder of a run's or a model's folder"
     folder = Path(os.path.expanduser(name))
     if (folder/"record.json").is_file() and (folder/"model").is_dir(): folder = folder/"model"
     if not folder.is_dir():

@@ -18,10 +18,10 @@ class Device:
     peak:dict[str,float] # FLOP/s by precision
     share:dict[str,float] # Assumed: of the peak, for training and for encoding
     launch:float # Assumed: seconds the host needs to start a kernel; 0 on a CPU
-    source:str # Where the peaks are from
-    # Bytes a second to a neighbour, in one direction; None: nothing is known
+    source:str # Of the peaks
+    # Bytes a second to a neighbour, in one direction; None: unknown
     link:float|None = None
-    link_source:str = "" # Where that is from
+    link_source:str = "" # Source of that number
 
     @property
     def gpu(self)->bool: return self.launch > 0
@@ -47,7 +47,7 @@ LAUNCHES = 100 # Kernels per layer of a training step: three passes of about 33
 # %% ../../nbs/train/12_devices.ipynb #a304a180
 @dataclass(frozen=True)
 class Traffic:
-    "What one device sends at each step, in bytes"
+    "The bytes that one device sends at each step"
     gradients:float
     views:float
 
@@ -70,7 +70,7 @@ def check_devices(
     devices:int=1, # How many of them
     batch:int|None=None, # Texts over all; None: not checked
 ):
-    "`UserError` for a device that is not known, or a batch that they cannot share"
+    "`UserError` for an unknown device, or a batch that they cannot share"
     if isinstance(device, str) and device not in DEVICES:
         raise UserError(f"device is {device!r}: it must be one of {', '.join(DEVICES)}")
     check_whole("devices", devices)

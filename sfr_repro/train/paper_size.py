@@ -53,7 +53,7 @@ EXCHANGE = 300e9 # Assumed: bytes a second between the cards of one machine
 
 def seconds_on_eight(
     config:RunConfig, # One setting
-    cards:int=8, # How many share a batch
+    cards:int=8, # That share a batch
 )->float: # Of training, evaluation not divided
     "Time of data-parallel training on H100s"
     p = plan(config, "h100")
@@ -73,7 +73,7 @@ def cost_table(
         done = sum(c.run_name in kept for c in settings)
         row = {"experiment":section, "runs":len(settings), "on record":done}
         models = {settings[0].encoder.name, settings[0].teacher.name}-{None}
-        if not models <= set(PAPERS):               # its shape would have to be asked from the hub
+        if not models <= set(PAPERS):               # its shape would need the hub
             rows.append({**row, "PFLOP":"not counted"})
             continue
         plans = {d:plan(settings[0], d) for d in DEVICES if DEVICES[d].gpu}
@@ -132,7 +132,7 @@ def run_paper(
 def varied_constants(
     records:Sequence[Record], # Of one experiment
 )->list[str]: # Names of the loss's constants that differ between its settings
-    "What an experiment varies in its loss"
+    "The constants of the loss that an experiment varies"
     constants = [r.config["loss"]["constants"] for r in records]
     names = dict.fromkeys(k for c in constants for k in c)
     def values(k): return {str(c.get(k)) for c in constants}
@@ -142,7 +142,7 @@ def paper_table(
     names:Sequence[str], # Experiments
     records:Sequence[Record], # Any
     published:pd.DataFrame, # As `results.report.published_sts` gives it
-    rows:Sequence[str]=(), # Published rows to show beside
+    rows:Sequence[str]=(), # Published rows to show beside ours
 )->pd.DataFrame: # STS test, "all", Spearman x 100
     "Our scores, mean over seeds, beside the published ones"
     sets = [c for c in published.columns if c.startswith(("STS","SICK"))]
@@ -161,7 +161,7 @@ def paper_table(
             label = [name, *(f"{k} {constants.get(k)}" for k in varied)]
             seeds = f"{len(runs)} seed{'s'*(len(runs) > 1)}"
             row = {"model":", ".join([*label, seeds, "ours"]), **mean.round(2).to_dict()}
-            # The average is of all seven sets, or it is not shown
+            # The average is over all seven sets, or it is not shown
             if not mean.isna().any(): row["average"] = round(mean.mean(), 2)
             found.append(row)
     more = f" and {len(names)-1} more" if len(names) > 1 else ""
@@ -175,7 +175,7 @@ GATE = (73.16, 76.70) # Third-party range of unsupervised SimCSE on BERT-base, f
 def gate_passed(
     table:pd.DataFrame, # `paper_table` of `simcse_bert`
 )->bool|None: # None while there is no average of seven sets
-    "Whether our SimCSE is the published one"
+    "Whether our SimCSE agrees with the published one"
     ours = table[table.model.str.endswith("ours")] if "average" in table else table[:0]
     if not len(ours) or ours.average.iloc[0]=="": return None
     return GATE[0] <= float(ours.average.iloc[0]) <= GATE[1]

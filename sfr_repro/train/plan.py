@@ -43,14 +43,14 @@ from .trainer import check_batch
 # %% ../../nbs/train/08_plan.ipynb #b6373800
 @dataclass(frozen=True)
 class Texts:
-    "Distinct sentences, and what their lengths add up to"
+    "The number of distinct sentences, and sums of their lengths"
     sentences:int
     tokens:int # In BERT's word pieces, special tokens included
     squares:int # Sum of squared lengths
 
 DEV = Texts(2910, 47757, 945849) # STS-B dev
-PROBE = Texts(512, 7193, 126555) # What the probe of geometry reads each time
-LENS_SENTENCES = 128 # What the two other lenses read, both views, unless a batch is larger
+PROBE = Texts(512, 7193, 126555) # The sentences of the probe of geometry
+LENS_SENTENCES = 128 # Sentences of the two other lenses, both views, unless a batch is larger
 TASK_TEXTS = {
     "sts":Texts(26139, 373335, 6623919), "transfer":Texts(108108, 1780874, 43907862),
     "retrieval":Texts(75420, 1540096, 130471380), "geometry":Texts(1379, 19592, 349568)}
@@ -110,12 +110,12 @@ def measured_share(
     records:Sequence[Record], # Committed runs
     device:Device, # A CPU
     precision:str, # "fp32" or "bf16"
-)->tuple[float,str]|None: # Share of the peak, and the record's name; None where none tells
+)->tuple[float,str]|None: # Share of the peak, and the record's name; None without a record
     "The share of a device's peak that whole runs on two threads reached"
     found = []
     for r in records:
         if r.kind != "train" or r.device.threads != 2 or r.device.precision != precision: continue
-        if "module" in r.config["loss"]: continue               # a record does not hold its module
+        if "module" in r.config["loss"]: continue               # a record lacks its module
         config = _config_of(r)
         if config.data.source is not None: continue
         try: rate = sum(work_of(config).values())/r.seconds
@@ -137,7 +137,7 @@ def memory_of(
     gpu:bool=False, # As for `activation_bytes`
     devices:int=1, # That share each batch
 )->dict[str,float]: # Bytes by part, on each device
-    "What a training step holds at its largest"
+    "The largest memory of a training step"
     e,t,s = config.encoder, config.train, encoder_shape(config.encoder.name)
     trained,own = trained_parameters(config), t.batch//devices
     tokens = 2*min(t.chunk or own, own)*e.max_length
@@ -159,7 +159,7 @@ def _has_tiles(config):
 def _smaller(name, size): return f"set a smaller {name} than {size}" if size else f"set {name}"
 
 def _advice(config, memory, d):
-    "What to set where a step does not fit"
+    "What to set if a step does not fit"
     if sum(memory.values()) <= d.memory: return ""
     start = f"This is more than the {d.memory/1e9:.3g} GB of {d.name}"
     parts = ("activations","loss")
@@ -182,14 +182,14 @@ AFTER = {"transfer":"the logistic regressions of transfer", "retrieval":"the sea
          "geometry":"the sums of geometry"} # What a task does beside encoding
 
 def _not_counted(config):
-    "What a run does and a plan leaves out"
+    "The work of a run that a plan leaves out"
     left = [what for task,what in AFTER.items() if task in config.evaluate.tasks]
     if config.train.measure_every: left.append("the sums of geometry while training")
     if config.teacher.name=="ppmi": left.append("the ppmi teacher's co-occurrences")
     return left
 
 def _shared(d, devices, sent):
-    "What several devices rest on"
+    "The assumptions about several devices"
     return (f"{devices} devices share each batch; each step, each device sends "
             f"{sent.gradients/1e6:.3g} MB of gradients and {sent.views/1e6:.3g} MB for the views, "
             f"over a link of {d.link/1e9:.4g} GB/s ({d.link_source}), of which "
@@ -197,7 +197,7 @@ def _shared(d, devices, sent):
             "evaluates alone")
 
 def _assumed(config, d, precision, share, record, bound):
-    "What a plan rests on, one sentence each"
+    "The assumptions of a plan, one sentence each"
     peak = f"{d.peak[precision]/1e12:.4g} TFLOP/s"
     reached = f"as in the record {record}, padding counted as work" if record else "assumed"
     found = [f"{d.name}: {peak} in {precision} ({d.source})"+("; never run here" if d.gpu else ""),
@@ -230,7 +230,7 @@ def _longest(name):
     return min(positions, listed or saved)
 
 def _check(config):
-    "What a run would not start with"
+    "Refuse what a run would refuse"
     e,t,n = config.encoder, config.train, config.data.sentences
     check_length(e, _longest(e.name))
     if n is not None and t.steps != 0: check_batch(t.batch, n)
@@ -238,7 +238,7 @@ def _check(config):
 # %% ../../nbs/train/08_plan.ipynb #2fbd7fab
 @dataclass(frozen=True)
 class RunPlan:
-    "What a run is expected to cost on a device"
+    "The expected cost of a run on a device"
     name:str # The experiment's
     encoder:str
     device:str
@@ -248,7 +248,7 @@ class RunPlan:
     memory:dict[str,float] # Bytes by part
     seconds:dict[str,float] # By the parts of `work`
     assumptions:tuple[str,...] # One sentence each
-    advice:str # Which setting helps where the device has too little memory; else empty
+    advice:str # Which setting helps if the device has too little memory; else empty
     devices:int=1 # That share each batch; the memory is that of each
 
     @property
@@ -263,7 +263,7 @@ def step_traffic(
     d:Device, # With a link
     devices:int, # That share each batch
 )->Traffic: # Of one device and step
-    "What a step of several devices sends"
+    "The bytes that a step of several devices sends"
     if d.link is None:
         raise UserError(f"devices is {devices}: nothing is known of a link between two {d.name}")
     return traffic(devices, trained_parameters(config), config.train.batch,
@@ -272,10 +272,10 @@ def step_traffic(
 def plan(
     config:RunConfig, # One setting
     device:str|Device, # A name of `DEVICES`, or a device of your own
-    records:Sequence[Record]=(), # Committed runs, some of which say what `cpu2` reaches
+    records:Sequence[Record]=(), # Committed runs, from which the speed of `cpu2` is taken
     devices:int=1, # That share each batch
 )->RunPlan:
-    "Work, memory and time of a run that is not run"
+    "Work, memory and time of a run, without running it"
     check_devices(device, devices, config.train.batch)
     _check(config)
     d,t = DEVICES[device] if isinstance(device, str) else device, config.train
@@ -311,7 +311,7 @@ def show_time(
 
 # %% ../../nbs/train/08_plan.ipynb #e1360fa8
 def plan_text(
-    p:RunPlan, # What `plan` gave
+    p:RunPlan, # As `plan` returns it
 )->str: # Lines for a terminal
     "A plan, part by part"
     work = [[k, f"{w/1e15:.3g}", show_time(p.seconds[k])] for k,w in p.work.items()]

@@ -44,7 +44,7 @@ def test_rooms(repo_files):
     inside = lambda folder: {o[1] for o in parts if o[0] == folder}
     rooms = set(ROOMS) - {'cli'}
     assert inside('sfr_repro') <= rooms | {'__init__.py', '_modidx.py', 'cli.py', 'assets'}
-    beside = {'index.ipynb', 'cli.ipynb', '_quarto.yml', 'experiments', 'records'}
+    beside = {'index.ipynb', 'cli.ipynb', '_quarto.yml', 'experiments', 'records', 'recipes'}
     assert inside('nbs') <= rooms | beside
 
 def hrefs(o):
@@ -400,6 +400,22 @@ def test_notebooks_open_with_a_title_and_a_subtitle():
         opens = first['cell_type'] == 'markdown' and re.match(r'# .+\n\s*\n> .+', source(first))
         assert opens, f'{rel(nb)}: a title and a "> subtitle" come first'
 
+def shown_lines(cell):
+    "Lines of code that a reader sees: no blank ones, no directives, nothing of a hidden cell"
+    code = source(cell)
+    if re.search(r'^#\| *(hide|echo: false)', code, re.M): return []
+    return [o for o in code.splitlines() if o.strip() and not o.startswith('#|')]
+
+def test_recipes_are_short_check_themselves_and_lead_on():
+    recipes = [nb for nb in NBS if nb.parent.name == 'recipes']
+    assert len(recipes) > 5 and not any(map(default_exp, recipes))
+    for nb in recipes:
+        lines = [o for c in cells(nb) for o in shown_lines(c)]
+        assert 0 < len(lines) <= 26, f'{rel(nb)} shows {len(lines)} lines of code'
+        assert any('assert' in o for o in lines), f'{rel(nb)} checks nothing'
+        heads = [source(c).splitlines()[0] for c in cells(nb, 'markdown')]
+        assert '## Check' in heads and heads[-1] == '## Next', f'{rel(nb)}: {heads}'
+
 def test_flags_are_those_of_settings(settings):
     "A flag that settings.ini does not name skips nothing"
     allowed = set(settings['tst_flags'].split())
@@ -413,7 +429,7 @@ def runs_for_the_site(cell):
     "nbdev runs import cells again for the site, and one that does more lacks there what it needs"
     code = source(cell)
     own = r'^#\| *(exports?|exporti|exec_doc)\b|^#\| *eval: *false'
-    if re.search(own, code, re.M): return False
+    if re.search(own, code, re.M) or code.lstrip().startswith('%'): return False
     try: nodes = list(ast.walk(ast.parse(re.sub(r'^\s*[%!].*', '', code, flags=re.M))))
     except SyntaxError: return False
     has = lambda *kinds: any(isinstance(n, kinds) for n in nodes)
@@ -422,6 +438,7 @@ def runs_for_the_site(cell):
 def test_import_cells_hold_nothing_but_imports():
     assert runs_for_the_site({'source': 'import torch\ntorch.manual_seed(0)'})       # control
     assert not runs_for_the_site({'source': 'import torch'})
+    assert not runs_for_the_site({'source': '%%writefile mine.py\nimport torch\nx = 1'})
     mixed = [f'{rel(nb)}: {source(c)[:100]!r}' for nb in NBS for c in cells(nb)
              if runs_for_the_site(c)]
     assert not mixed, 'give these imports a cell of their own:\n' + '\n'.join(mixed)

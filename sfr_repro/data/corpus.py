@@ -206,7 +206,8 @@ def load_corpus(
         name,label = "+".join(Path(n).name for n in names), found.label() if found else "file"
         corpus = Corpus(texts, name, label, how_taken(sentences, seed))
         if sentences and len(texts) < sentences:
-            raise DataError(f"sentences is {sentences}: corpus {corpus.name} has {len(texts)}")
+            raise DataError(f"sentences is {sentences}: corpus {corpus.name} has {len(texts)}, so "
+                            f"write sentences = {len(texts)} or less in [data]")
     if len(corpus) < 2:
         there = "one sentence" if len(corpus) else "no sentence"
         raise DataError(f"corpus {corpus.name} has {there}: training needs at least 2")

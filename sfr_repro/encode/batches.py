@@ -98,7 +98,9 @@ def unit_vectors_of(
     x:np.ndarray|Tensor, # `(n, D)`, or one vector `(D,)`
     name:str="embeddings", # For the error
 )->Tensor: # `(n, D)`, rows of length 1, at least float32
-    "Rows as directions; `EncoderError` for one without"
+    "Rows as directions; `EncoderError` for one without, and for texts"
+    if isinstance(x, str) or (isinstance(x, Sequence) and any(isinstance(t, str) for t in x)):
+        raise EncoderError(f"{name} is made of texts: it must be made of vectors, so encode them")
     x = torch.atleast_2d(torch.as_tensor(x))
     x = x.to(torch.promote_types(x.dtype, torch.float32))
     norm = x.norm(dim=1, keepdim=True)

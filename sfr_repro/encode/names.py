@@ -50,7 +50,9 @@ def model_folder(
         if any(os.path.isfile(f"{path}/{f}") for f in ("modules.json",ADAPTER)):
             return path
         if not os.path.isfile(f"{path}/config.json"):
-            raise EncoderError(f"{path}: the folder has no config.json, so it holds no model")
+            inside = os.path.join(path, "model")
+            hint = f": name {inside}" if os.path.isfile(f"{inside}/config.json") else ""
+            raise EncoderError(f"{path}: the folder has no config.json, so it holds no model{hint}")
         if not any(os.path.isfile(f"{path}/{f}") for f in (WEIGHTS, WEIGHTS_INDEX)):
             raise EncoderError(f"{path}: the folder has no {WEIGHTS}, and {ONLY}")
     elif os.path.exists(path) or path.startswith((".","/","~")):

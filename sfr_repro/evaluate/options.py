@@ -57,7 +57,8 @@ def sets_from(
     for text in texts:
         task,sign,names = text.partition("=")
         if not sign:
-            must = "TASK=NAME, or several names with commas between, such as transfer=MR,CR"
+            must = ("TASK=NAME, or several names with commas between, such as sts=mine.tsv or "
+                    "transfer=MR,CR")
             raise UserError(f"sets is {text!r}: it must be {must}")
         one = os.path.exists(names.strip())                 # a file may have a comma in its name
         several = [names] if one else names.split(",")

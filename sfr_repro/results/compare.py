@@ -32,7 +32,10 @@ def record_files(
     if (path/"record.json").is_file(): return [path/"record.json"]
     if not path.is_dir():
         raise UserError(f"{path}: there is no such record: name a record's file, the folder of a "
-                        "run, or a folder of either")
+                        "run, or a folder of either; a model is evaluated first")
+    if (path/"config.json").is_file():
+        raise UserError(f"{path}: this is a model: evaluate it first (sfr-repro evaluate {path}), "
+                        "and compare the records")
     found = sorted(path.glob("*/record.json")) or sorted(path.glob("*.json"))
     if found: return found
     raise UserError(f"{path}: holds no record: name a record's file, the folder of a run, or a "
@@ -123,7 +126,10 @@ def common_sets(
     common = [k for k in scores[0] if all(k in s for s in scores)]
     if not common:
         lack = next((r for r,s in zip(records, scores, strict=True) if not s), None)
-        why = f"{lack.run_name} has no score of {task}" if lack else f"no {task} set is in all"
+        has = ", ".join(f"{r.run_name} has {' '.join(sorted({name for name,_ in s}))}"
+                        for r,s in list(zip(records, scores, strict=True))[:4])
+        why = f"no {task} set is in all; {has}"
+        if lack: why = f"{lack.run_name} has no score of {task}"
         raise UserError(f"nothing to compare: {why}")
     texts = {}
     for r in records:

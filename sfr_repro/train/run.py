@@ -57,7 +57,7 @@ from ..evaluate.sts import evaluate_sts
 from ..evaluate.tasks import evaluate_tasks, geometry_set, read_tasks
 from ..geometry.probe import geometry_probe, named_sentences
 from ..losses.hard_negatives import OWN_WEIGHT
-from ..losses.registry import Loss, load_losses, make_loss
+from ..losses.registry import LOSSES, Loss, load_losses, make_loss
 from .cards import write_card
 from .checkpoints import clear_checkpoints
 from .distributed import check_share, join_processes
@@ -121,8 +121,9 @@ def check_hard_negatives(
                        "there are no hard negatives to weigh")
     triples_file(triples, config.folder)
     if not loss.spec.hard:
+        hard = ", ".join(name for name,spec in LOSSES.items() if spec.hard)
         raise RunError(f"loss.name is {loss.name!r} and data.triples is {triples!r}: "
-                       "this loss takes no hard negatives")
+                       f"this loss takes no hard negatives; those that do are {hard}")
     if config.teacher.name not in (None,"self"):
         raise RunError(f"teacher.name is {config.teacher.name!r} and data.triples is {triples!r}: "
                        "with triples the teacher must be self")

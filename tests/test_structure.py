@@ -12,6 +12,7 @@ import pytest
 import yaml
 import make_readme
 from conftest import ROOT
+from rhythm import nested_comprehensions
 
 NBS = sorted((ROOT/'nbs').rglob('[!_.]*.ipynb'))
 PKG = ROOT/'sfr_repro'
@@ -321,6 +322,11 @@ def test_an_exported_name_has_one_home():
 def test_functions_have_at_most_nine_parameters():
     assert len(loss_constants()) > 10
     assert set(many_parameters(TREES, loss_constants())) == MANY_PARAMETERS
+
+def test_no_comprehension_is_inside_another():
+    assert nested_comprehensions(ast.parse('[[j for j in i] for i in x]')) == 1      # control
+    assert not nested_comprehensions(ast.parse('[i for j in x for i in j]'))
+    assert not {me: n for me, tree in TREES.items() if (n := nested_comprehensions(tree))}
 
 def test_no_file_of_the_package_is_long():
     lines = {rel(m): len(read(m).splitlines()) for m in MODULES}

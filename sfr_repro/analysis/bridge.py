@@ -158,7 +158,8 @@ def lens_rows(
         raise UserError(f"train.batch is {batch}: the lenses hold (B, B) tensors of a batch, so "
                         "train.lens_teacher needs a batch of at most 4,096")
     n = max(1, min(LENS_SENTENCES, sentences)//batch)
-    return [[(k+n*i)*sentences//(n*batch) for i in range(batch)] for k in range(n)]
+    def spread(k): return [(k+n*i)*sentences//(n*batch) for i in range(batch)]
+    return [spread(k) for k in range(n)]
 
 # %% ../../nbs/analysis/05_bridge.ipynb #7d0fb272
 @contextmanager
@@ -183,8 +184,9 @@ class BridgeProbe:
         w,self.geometry = watched, geometry
         self.watched,self.module = w, TwoViews(w.encoder, w.head, w.loss)
         self.rows = lens_rows(len(w.ids), w.config.train.batch)
-        self.batches = [pad_ids([w.ids[i] for i in rows], w.encoder.pad_id) for rows in self.rows]
-        texts = [[w.corpus.sentences[i] for i in rows] for rows in self.rows]
+        def of(values, rows): return [values[i] for i in rows]
+        self.batches = [pad_ids(of(w.ids, rows), w.encoder.pad_id) for rows in self.rows]
+        texts = [of(w.corpus.sentences, rows) for rows in self.rows]
         vectors = [torch.from_numpy(teacher.encode(x, progress=False)) for x in texts]
         vectors = [unit_rows(x.double()) for x in vectors]
         self.sims = [(x @ x.T).clamp(-1, 1) for x in vectors]
@@ -230,7 +232,8 @@ class BridgeProbe:
         pushes = [read_push(self.watched.loss, *v, t) for v,t in zip(views, given, strict=True)]
         values = gradient_values(pushes, views)
         means = [view_metrics(z.float()) for z in zs]
-        values |= {k:sum(m[k] for m in means)/len(means) for k in means[0]}
+        def mean(k): return sum(m[k] for m in means)/len(means)
+        values |= {k:mean(k) for k in means[0]}
         deciles = negatives_values(pushes, self.sims)
         return {**{f"gradient/{self.where}/all/{k}":x for k,x in values.items()},
                 **{f"negatives/{self.where}/decile:{d}/push":x for d,x in deciles.items()},

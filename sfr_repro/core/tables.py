@@ -93,11 +93,12 @@ def format_table(
     check_format(format)
     head,rows = list(map(str, table.columns)), table.astype(object).to_numpy().tolist()
     if format == "json":
-        found = [{k:None if is_missing(v) else v for k,v in zip(head, row, strict=True)}
-                 for row in rows]
-        return json.dumps(found, indent=1, ensure_ascii=False)
+        def line(row):
+            return {k:None if is_missing(v) else v for k,v in zip(head, row, strict=True)}
+        return json.dumps(list(map(line, rows)), indent=1, ensure_ascii=False)
     if format == "csv": return table.to_csv(index=False, lineterminator="\n").rstrip("\n")
-    cells = [[cell_text(v, digits) for v in row] for row in rows]
+    def texts(row): return [cell_text(v, digits) for v in row]
+    cells = list(map(texts, rows))
     if format == "markdown": return pipe_table(head, cells)
     right = [all(map(is_number_text, column)) for column in zip(*cells, strict=True)]
     right = right or [False]*len(head)

@@ -144,8 +144,8 @@ def seed_means(
     what:str, # What no run has, for the reader
 )->np.ndarray: # `(seeds,)`
     "Mean over the losses that have a value in every seed; `NotRun` when none has"
-    table = pd.DataFrame({s:{k:value(r) for k,r in each.items()} for s,each in runs.items()})
-    table = table.dropna()
+    def values(each): return {k:value(r) for k,r in each.items()}
+    table = pd.DataFrame({s:values(each) for s,each in runs.items()}).dropna()
     if not len(table): raise NotRun(f"no loss {what} in every seed")
     return table.mean().to_numpy()
 
@@ -280,12 +280,13 @@ def matched_differences(
 )->np.ndarray: # `(seeds, sets)`, in points
     "The fourth question"
     _,soft,plain = matched_runs(records)
-    a = {r.seed:last_scores(r) for r in soft}
-    b = {r.seed:last_scores(r) for r in plain}
+    def line(record):
+        scores = last_scores(record)
+        return [scores[name] for name in STS_SETS]
+    a,b = ({r.seed:line(r) for r in soft}, {r.seed:line(r) for r in plain})
     seeds = sorted(set(a) & set(b))
     if not seeds: raise NotRun("W1 and the matched InfoNCE share no seed")
-    def of(scores): return [[scores[s][name] for name in STS_SETS] for s in seeds]
-    return paired_differences(of(a), of(b))
+    return paired_differences([a[s] for s in seeds], [b[s] for s in seeds])
 
 # %% ../../nbs/results/20_bridge.ipynb #9f6a335f
 EARLY = 50 # The step of the fifth question

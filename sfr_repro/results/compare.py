@@ -110,9 +110,9 @@ def differing(
     every = [k for k in names if len(values(k)) > 1]
     # what some settings have and others lack, such as a learning rate, tells them apart no better
     few = [k for k in every if k.startswith("loss.") or len(values(k)-{None}) > 1]
+    def told_apart(names): return len({tuple(map(s.values.get, names)) for s in settings})
     for found in (few, every):
-        if len({tuple(s.values.get(k) for k in found) for s in settings})==len(settings):
-            return found
+        if told_apart(found)==len(settings): return found
     return [*every, "weights"]
 
 # %% ../../nbs/results/15_compare.ipynb #f3ddd828
@@ -123,10 +123,12 @@ def common_sets(
     "The sets of a task that all records have; `UserError` where they cannot be compared"
     records = [r for s in settings for r in s.records.values()]
     scores = [set_scores(r.metrics, task) for r in records]
-    common = [k for k in scores[0] if all(k in s for s in scores)]
+    shared = set.intersection(*map(set, scores))
+    common = [k for k in scores[0] if k in shared]
     if not common:
         lack = next((r for r,s in zip(records, scores, strict=True) if not s), None)
-        has = ", ".join(f"{r.run_name} has {' '.join(sorted({name for name,_ in s}))}"
+        def sets_of(scores): return " ".join(sorted({name for name,_ in scores}))
+        has = ", ".join(f"{r.run_name} has {sets_of(s)}"
                         for r,s in list(zip(records, scores, strict=True))[:4])
         why = f"no {task} set is in all; {has}"
         if lack: why = f"{lack.run_name} has no score of {task}"
@@ -147,8 +149,10 @@ def score_matrix(
     task:str="sts", # A key of `HEADLINES`
 )->np.ndarray: # `(seeds, sets)`, x 100
     "The scores of a setting"
-    rows = [set_scores(r.metrics, task) for r in setting.records.values()]
-    return np.array([[100*row[k] for k in sets] for row in rows])
+    def line(record):
+        scores = set_scores(record.metrics, task)
+        return [100*scores[k] for k in sets]
+    return np.array(list(map(line, setting.records.values())))
 
 # %% ../../nbs/results/15_compare.ipynb #16e063cc
 def _interval_text(low, high): return "-" if math.isnan(low) else f"[{low:.2f}, {high:.2f}]"

@@ -32,8 +32,8 @@ def anisotropy_change(
     after:Sequence[Record], # Of another, one a seed
 )->float: # Cosine
     "By how much anisotropy changed at the last layer, mean over seeds"
-    old,new = ([layer_measure_of(r, "anisotropy") for r in rs] for rs in (before,after))
-    return float(np.mean(new)-np.mean(old))
+    def mean(records): return np.mean([layer_measure_of(r, "anisotropy") for r in records])
+    return float(mean(after)-mean(before))
 
 # %% ../../nbs/results/17_spurious.ipynb #77616364
 def both_readings(

@@ -260,3 +260,16 @@ def test_a_wait_for_others_can_be_ended(tmp_path):
     except subprocess.TimeoutExpired: child.terminate()
     child.communicate(timeout=30)
     assert child.returncode == -signal.SIGTERM
+
+# ---------------------------------------------------------------- folders that vanish
+
+def test_a_card_does_not_bring_back_a_folder_that_has_vanished(here, monkeypatch):
+    from sfr_repro.train import cards
+    path = run(load_experiment('smoke', ('train.steps=1',))[0], 'runs', progress=False)
+    card = cards.card_of(path.parent/'model', 'a/b')
+    def vanish(*args):
+        shutil.rmtree(path.parent)
+        return card
+    monkeypatch.setattr(cards, 'card_of', vanish)
+    with pytest.raises(UserError, match='cannot be written'): cards.write_card(path.parent/'model')
+    assert not path.parent.exists()

@@ -130,11 +130,12 @@ def is_unfinished(
 def write_whole(
     path:str|Path, # The file's final path
     data:bytes, # All of it
+    make:bool=True, # Make its folder where there is none
 ):
     "Write a file whole or not at all"
     path = Path(path)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        if make: path.parent.mkdir(parents=True, exist_ok=True)
         fd,tmp = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=UNFINISHED)
     except OSError as e: raise UserError(f"{path}: cannot be written ({e.strerror})") from None
     try:

@@ -173,7 +173,8 @@ def write_card(
     folder:str|Path, # Of a model
 )->Path: # README.md in it
     "Write a model's card to the place where libraries and readers expect it"
-    write_whole(Path(folder)/"README.md", card_of(folder, "path/to/model").encode())
+    # a folder that has vanished meanwhile is not made again for its card
+    write_whole(Path(folder)/"README.md", card_of(folder, "path/to/model").encode(), make=False)
     return Path(folder)/"README.md"
 
 # %% ../../nbs/train/13_cards.ipynb #a0ac329f

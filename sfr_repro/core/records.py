@@ -130,7 +130,7 @@ def is_unfinished(
 def write_whole(
     path:str|Path, # The file's final path
     data:bytes, # All of it
-    make:bool=True, # Make its folder where there is none
+    make:bool=True, # Whether to make its folder, if it is missing
 ):
     "Write a file whole or not at all"
     path = Path(path)

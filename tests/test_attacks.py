@@ -267,6 +267,7 @@ def test_a_card_does_not_bring_back_a_folder_that_has_vanished(here, monkeypatch
     from sfr_repro.train import cards
     path = run(load_experiment('smoke', ('train.steps=1',))[0], 'runs', progress=False)
     card = cards.card_of(path.parent/'model', 'a/b')
+    assert 'AutoModel' in card, 'a transformer and a pooling open in transformers alone'
     def vanish(*args):
         shutil.rmtree(path.parent)
         return card

@@ -3,6 +3,7 @@ import csv
 import io
 import json
 import sys
+import numpy as np
 import pytest
 from conftest import ROOT
 
@@ -231,3 +232,13 @@ def test_vectors_do_not_depend_on_the_batch_size(encoder):
             encoder.encode(TEXTS, batch_size=wrong)
     with pytest.raises(ValueError, match="encode has no option 'convert_to_tensor'"):
         encoder.encode(TEXTS, convert_to_tensor=True)
+
+def test_settings_are_paired_by_seed_wherever_it_lies():
+    from sfr_repro.core.records import read_record
+    from sfr_repro.results.compare import ComparedSetting, pair_by_seed
+    record = read_record(sorted(RECORDS.glob('sweep_tau-*.json'))[0])
+    def setting(*seeds): return ComparedSetting({}, {s: record for s in seeds})
+    x, y = np.array([[1.], [2.], [3.]]), np.array([[10.], [20.], [30.]])
+    found = pair_by_seed(setting(0, 2, 3), x, setting(1, 2, 3), y)
+    assert found.tolist() == [[2.-20.], [3.-30.]]
+    assert len(pair_by_seed(setting(0, 1, 2), x, setting(3, 4, 5), y)) == 0

@@ -262,10 +262,11 @@ class SentenceEncoder:
         "The name of this model in mteb's results"
         precision = resolve_precision(self.precision, self.device.type)
         said = [config_text(self.model), tokenizer_text(self.tokenizer), self.extras]
-        said += [weights_sha256(self.model), self.pooler, precision, str(self.max_length)]
-        text = "\x1f".join(said).encode("utf-8","surrogatepass")
-        return mteb_meta(self.name or self.model.config.model_type,
-                         hashlib.sha256(text).hexdigest()[:16], self.dim, self.max_length)
+        text = "\x1f".join([*said, str(self.max_length)]).encode("utf-8","surrogatepass")
+        rest = hashlib.sha256(text).hexdigest()[:8]
+        revision = f"{weights_sha256(self.model)[:12]}-{self.pooler}-{precision}-{rest}"
+        return mteb_meta(self.name or self.model.config.model_type, revision, self.dim,
+                         self.max_length)
 
     def token_ids(self, sentences:Sequence[str], prompt_name:str|None=None)->list[list[int]]:
         "Token ids, special tokens included; from `tokens` if it has the same list"

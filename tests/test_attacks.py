@@ -274,3 +274,9 @@ def test_a_card_does_not_bring_back_a_folder_that_has_vanished(here, monkeypatch
     monkeypatch.setattr(cards, 'card_of', vanish)
     with pytest.raises(UserError, match='cannot be written'): cards.write_card(path.parent/'model')
     assert not path.parent.exists()
+
+def test_a_model_folder_that_vanishes_while_it_is_opened():
+    from sfr_repro.encode.loading import ModelFiles, read_config
+    gone = ModelFiles('gone/x/model', 'gone/x/model')
+    with pytest.raises(EncoderError, match='gone/x/model: the folder has vanished'):
+        read_config(gone)

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from huggingface_hub import HfApi, hf_hub_download, try_to_load_from_cache
+from huggingface_hub.errors import HFValidationError
 from torch import nn
 from transformers import MODEL_MAPPING, AutoConfig, PretrainedConfig
 from transformers.utils import logging as hf_logging
@@ -50,7 +51,9 @@ class ModelFiles:
             path = Path(self.where)/file
             return path if path.is_file() else None
         if self.listed is None:
-            found = try_to_load_from_cache(self.where, file)
+            try: found = try_to_load_from_cache(self.where, file)
+            except HFValidationError:           # a folder, as no name on the hub looks like this
+                raise EncoderError(f"{self.name}: the folder has vanished") from None
             if found is None and file not in self.unknown: self.unknown.append(file)
             return Path(found) if isinstance(found, str) else None
         if file not in self.listed: return None

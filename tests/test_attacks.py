@@ -280,3 +280,16 @@ def test_a_model_folder_that_vanishes_while_it_is_opened():
     gone = ModelFiles('gone/x/model', 'gone/x/model')
     with pytest.raises(EncoderError, match='gone/x/model: the folder has vanished'):
         read_config(gone)
+
+def test_checkpoints_that_vanish_while_they_are_listed(tmp_path, monkeypatch):
+    from sfr_repro.train import checkpoints
+    for k in (2, 4, 6): (tmp_path/f'checkpoint-{k}').mkdir()
+    real, asked = checkpoints._step, []
+    def step(path):
+        asked.append(path)
+        if len(asked) == 4: shutil.rmtree(tmp_path)         # all are found, none is sorted yet
+        return real(path)
+    monkeypatch.setattr(checkpoints, '_step', step)
+    found = checkpoints.checkpoints(tmp_path)
+    assert [p.name for p in found] == ['checkpoint-6', 'checkpoint-4', 'checkpoint-2']
+    checkpoints.remove_older(tmp_path/'checkpoint-6')

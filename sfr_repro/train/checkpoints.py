@@ -68,15 +68,15 @@ def checkpoint_damage(
 
 # %% ../../nbs/train/04_checkpoints.ipynb #6c41a012
 def _step(folder):
-    "The step of a checkpoint's folder, or None"
+    "The step that a checkpoint's name has, or None"
     found = re.fullmatch(r"checkpoint-(\d{1,15})", folder.name, re.ASCII)
-    return int(found[1]) if found and folder.is_dir() else None
+    return int(found[1]) if found else None
 
 def checkpoints(
     folder:str|Path, # A run's folder
 )->list[Path]: # The newest first
     "The folders that may be checkpoints, by their names"
-    found = [p for p in Path(folder).glob("checkpoint-*") if _step(p) is not None]
+    found = [p for p in Path(folder).glob("checkpoint-*") if _step(p) is not None and p.is_dir()]
     return sorted(found, key=_step, reverse=True)
 
 def remove_checkpoint(

@@ -1,5 +1,6 @@
 "What the tests share. `make check-package` runs them with the data, `make check-offline` without."
 import configparser
+import multiprocessing
 import os
 import subprocess
 import sys
@@ -51,3 +52,45 @@ def losses_as_they_were():
     before = dict(LOSSES)
     yield
     LOSSES.clear(); LOSSES.update(before)
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    "An empty folder, on the project's own data"
+    for k, v in {'SFR_DATA': 'none', 'HF_HUB_OFFLINE': '1'}.items(): monkeypatch.setenv(k, v)
+    monkeypatch.delenv('SFR_RUNS', raising=False)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+@pytest.fixture
+def command(here, capsys, monkeypatch):
+    "Calls a command there, in this process: exit status, standard output and standard error"
+    from sfr_repro.cli import main
+    def call(*words):
+        monkeypatch.setattr(sys, 'argv', ['sfr-repro', *map(str, words)])
+        code = 0
+        try: main()
+        except SystemExit as e: code = e.code or 0
+        said = capsys.readouterr()
+        return code, said.out, said.err
+    return call
+
+def _member(rank, size, store, box, work):
+    import torch
+    import torch.distributed as dist
+    dist.init_process_group('gloo', init_method=f'file://{store}', rank=rank, world_size=size)
+    torch.set_num_threads(1)
+    found = work(rank)
+    if rank == 0: torch.save(found, box)
+    dist.barrier()
+    dist.destroy_process_group()
+
+def found_by_processes(work, folder, size=2):
+    "What `work(rank)`, a function of a test's module, returns in the first of several processes"
+    import torch
+    spawn = multiprocessing.get_context('spawn')
+    store, box = str(folder/'store'), str(folder/'found.pt')
+    members = [spawn.Process(target=_member, args=(r, size, store, box, work)) for r in range(size)]
+    for m in members: m.start()
+    for m in members: m.join()
+    assert [m.exitcode for m in members] == [0]*size
+    return torch.load(box, weights_only=True)

@@ -1,9 +1,8 @@
 "The loss for sentence-transformers in several processes: the gradient of one with the whole batch"
-import multiprocessing
 import torch
-import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel as DDP
+from conftest import found_by_processes
 from sfr_repro.core.checks import relative_error
 from sfr_repro.train.adapters import SentenceTransformersLoss
 
@@ -38,23 +37,12 @@ def gradient(name, more, chunk, gather, rank=None):
     loss(seen).backward()
     return torch.cat([p.grad.flatten() for p in model.parameters()])
 
-def process(rank, store, box):
-    dist.init_process_group('gloo', init_method=f'file://{store}', rank=rank, world_size=W)
-    torch.set_num_threads(1)
-    found = {(k, chunk, gather): gradient(*case, chunk, gather, rank)
-             for k, case in enumerate(CASES) for chunk in (None, 3) for gather in (True, False)}
-    if rank == 0: torch.save(found, box)
-    dist.barrier()
-    dist.destroy_process_group()
+def gradients(rank):
+    return {(k, chunk, gather): gradient(*case, chunk, gather, rank)
+            for k, case in enumerate(CASES) for chunk in (None, 3) for gather in (True, False)}
 
 def test_two_processes_have_the_gradient_of_one(tmp_path):
-    spawn = multiprocessing.get_context('spawn')
-    given = str(tmp_path/'store'), str(tmp_path/'found.pt')
-    workers = [spawn.Process(target=process, args=(r, *given)) for r in range(W)]
-    for w in workers: w.start()
-    for w in workers: w.join()
-    assert [w.exitcode for w in workers] == [0]*W
-    found = torch.load(given[1], weights_only=True)
+    found = found_by_processes(gradients, tmp_path, W)
     for k, case in enumerate(CASES):
         one = gradient(*case, None, False)
         for chunk in (None, 3):

@@ -10,24 +10,6 @@ from conftest import ROOT
 
 pytestmark = pytest.mark.once
 
-def call(words, capsys, monkeypatch):
-    "Exit status, standard output and standard error of a command, in this process"
-    from sfr_repro.cli import main
-    monkeypatch.setattr(sys, 'argv', ['sfr-repro', *map(str, words)])
-    code = 0
-    try: main()
-    except SystemExit as e: code = e.code or 0
-    said = capsys.readouterr()
-    return code, said.out, said.err
-
-@pytest.fixture
-def command(capsys, monkeypatch, tmp_path):
-    "A command in an empty folder, on the project's own data"
-    for k, v in {'SFR_DATA': 'none', 'HF_HUB_OFFLINE': '1'}.items(): monkeypatch.setenv(k, v)
-    monkeypatch.delenv('SFR_RUNS', raising=False)
-    monkeypatch.chdir(tmp_path)
-    return lambda *words: call(words, capsys, monkeypatch)
-
 ALL = '''
 import io, json, sys
 from contextlib import redirect_stderr, redirect_stdout

@@ -1,11 +1,10 @@
 "Hard negatives in the losses, and triples in training: alone, in chunks, in processes, from a file"
-import multiprocessing
 from types import SimpleNamespace
 import pytest
 import torch
-import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel as DDP
+from conftest import found_by_processes
 from sfr_repro.core.checks import autograd_gradient, relative_error, unit
 from sfr_repro.core.config import load_experiment
 from sfr_repro.core.errors import UserError
@@ -96,23 +95,12 @@ def gradient(name, constants, chunk, tile=None, rank=None):
     else: wrapped(**batch)['loss'].backward()
     return torch.cat([p.grad.flatten() for p in module.model.parameters()])
 
-def process(rank, store, box):
-    dist.init_process_group('gloo', init_method=f'file://{store}', rank=rank, world_size=W)
-    torch.set_num_threads(1)
-    found = {(k, chunk): gradient(*case, chunk, rank=rank)
-             for k, case in enumerate(CASES) for chunk in (None, 3)}
-    if rank == 0: torch.save(found, box)
-    dist.barrier()
-    dist.destroy_process_group()
+def gradients(rank):
+    return {(k, chunk): gradient(*case, chunk, rank=rank)
+            for k, case in enumerate(CASES) for chunk in (None, 3)}
 
 def test_chunks_tiles_and_processes_have_the_gradient_of_the_whole_batch(tmp_path):
-    spawn = multiprocessing.get_context('spawn')
-    given = str(tmp_path/'store'), str(tmp_path/'found.pt')
-    workers = [spawn.Process(target=process, args=(r, *given)) for r in range(W)]
-    for w in workers: w.start()
-    for w in workers: w.join()
-    assert [w.exitcode for w in workers] == [0]*W
-    found = torch.load(given[1], weights_only=True)
+    found = found_by_processes(gradients, tmp_path, W)
     for k, case in enumerate(CASES):
         one = gradient(*case, None)
         for other in (gradient(*case, 3), gradient(*case, 3, tile=3), found[k, None], found[k, 3]):

@@ -2,30 +2,14 @@
 import csv
 import io
 import json
-import sys
 import numpy as np
 import pytest
 from conftest import ROOT
 
 RECORDS = ROOT/'nbs/records/runs'
 
-def sfr(capsys, monkeypatch, *args):
-    "Exit status, standard output and standard error of a command, in this process"
-    from sfr_repro.cli import main
-    monkeypatch.setattr(sys, 'argv', ['sfr-repro', *map(str, args)])
-    code = 0
-    try: main()
-    except SystemExit as e: code = e.code or 0
-    said = capsys.readouterr()
-    return code, said.out, said.err
-
 @pytest.fixture
-def run(capsys, monkeypatch, tmp_path):
-    "A command in an empty folder, on the project's own data"
-    for k, v in {'SFR_DATA': 'none', 'HF_HUB_OFFLINE': '1'}.items(): monkeypatch.setenv(k, v)
-    monkeypatch.delenv('SFR_RUNS', raising=False)
-    monkeypatch.chdir(tmp_path)
-    return lambda *args: sfr(capsys, monkeypatch, *args)
+def run(command): return command
 
 def refused(run, args, said, tmp_path):
     "One sentence, exit 2, nothing left"

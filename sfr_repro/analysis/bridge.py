@@ -4,20 +4,19 @@
 
 # %% auto #0
 __all__ = ['DECILES', 'BatchPush', 'foreign_push', 'read_push', 'hardest_push_share', 'effective_ratio', 'gradient_values',
-           'decile_push', 'negatives_values', 'lens_rows', 'in_training_mode', 'BridgeProbe', 'OpenedLenses',
-           'open_lenses']
+           'decile_push', 'negatives_values', 'lens_rows', 'BridgeProbe', 'OpenedLenses', 'open_lenses']
 
 # %% ../../nbs/analysis/05_bridge.ipynb #337e5e23
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from ..core.checks import RandomState
 from ..core.errors import UserError
 from ..core.notation import unit_rows
 from ..data.sources import describe
 from ..encode.encoder import SentenceEncoder, best_device, pad_ids, resolve_precision
+from ..geometry.measure import in_mode
 from ..losses.decompose import decompose, profile_batches
 from ..losses.paradigm import Paradigm
 from ..losses.registry import Loss
@@ -161,18 +160,6 @@ def lens_rows(
     def spread(k): return [(k+n*i)*sentences//(n*batch) for i in range(batch)]
     return [spread(k) for k in range(n)]
 
-# %% ../../nbs/analysis/05_bridge.ipynb #7d0fb272
-@contextmanager
-def in_training_mode(
-    module:nn.Module, # Any; each part is in its old mode afterwards
-)->Iterator[None]:
-    "With dropout on"
-    before = [(m, m.training) for m in module.modules()]
-    module.train()
-    try: yield
-    finally:
-        for m,was in before: m.training = was
-
 # %% ../../nbs/analysis/05_bridge.ipynb #5ecac28e
 class BridgeProbe:
     "Three lenses on an encoder as it is when called"
@@ -201,7 +188,7 @@ class BridgeProbe:
         half = resolve_precision(w.encoder.precision, device.type)=="bf16"
         state,found = RandomState(device), []
         try:
-            with in_training_mode(self.module), \
+            with in_mode(self.module, training=True), \
                     torch.autocast(device.type, torch.bfloat16, enabled=half):
                 torch.manual_seed(0)
                 for batch in self.batches:

@@ -21,8 +21,8 @@ from sfr_repro.geometry.measure import (
     check_model,
     draw_positions,
     draw_tokens,
-    evaluating,
     hidden_states,
+    in_mode,
     mean_cosine,
     measure_geometry,
     padded_batches,
@@ -40,7 +40,7 @@ def anisotropy_draws(
     "The official anisotropy for many seeds, equation (draw); `UserError` as `measure_geometry`"
     encoder,seeds = check_model(model, "official"), list(seeds)
     found,sums,draws = census(encoder, sentences), None, None
-    with evaluating(encoder.model):
+    with in_mode(encoder.model, training=False):
         for numbers,lengths,x,mask in padded_batches(encoder, sentences, found, "official"):
             states = hidden_states(encoder, x, mask)
             layers = list(range(len(states)))
@@ -77,7 +77,7 @@ def word_vector(
         raise UserError(f"word is {word!r}: it must be in {sentence!r} once")
     x = encoder.tokenizer(words, is_split_into_words=True, return_tensors="pt")
     own = [k for k,w in enumerate(x.word_ids(0)) if w==words.index(word)]
-    with evaluating(encoder.model):
+    with in_mode(encoder.model, training=False):
         states = hidden_states(encoder, x["input_ids"].to(encoder.device),
             x["attention_mask"].to(encoder.device))
     return states[-1][0,own].mean(0).cpu().numpy()

@@ -32,9 +32,9 @@ from sfr_repro.geometry.measure import (
     draw_positions,
     draw_tokens,
     empty_geometry,
-    evaluating,
     frequent_types,
     hidden_states,
+    in_mode,
     lookups,
     make_plan,
     token_chunks,
@@ -177,7 +177,8 @@ class GeometryProbe:
         "One measurement"
         encoder,device = self.encoder, self.encoder.device
         half = resolve_precision(encoder.precision, device.type)=="bf16"
-        with evaluating(encoder.model), torch.autocast(device.type, torch.bfloat16, enabled=half):
+        cast = torch.autocast(device.type, torch.bfloat16, enabled=half)
+        with in_mode(encoder.model, training=False), cast:
             if self.plans is None or self.plans[0][1].device != device:
                 given = self.sentences, self.found, self.types, self.reading
                 self.plans = plan_batches(encoder, *given)

@@ -90,7 +90,7 @@ def resolve_precision(
 
 # %% ../../nbs/encode/00_encoder.ipynb #1d8f9cd5
 def best_device()->str: # "cuda" or "cpu"
-    "The device of models that were not moved to one"
+    "Where training and evaluation move a model: a GPU if there is one"
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 # %% ../../nbs/encode/00_encoder.ipynb #371e4d94
@@ -280,7 +280,7 @@ class SentenceEncoder:
             self.tokens[key] = tokenize(self.tokenizer, sentences, self.max_length)
         return self.tokens[key]
 
-    def save_pretrained(self, path:str|Path): # A folder; replaced when there
+    def save_pretrained(self, path:str|Path): # A folder; a model in it is replaced, no other file
         "Save so that `transformers` and `sentence_transformers` open it"
         save_encoder(self, path)
 

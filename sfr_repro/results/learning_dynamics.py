@@ -119,15 +119,18 @@ def trajectory_figure(
     t,centre = vary_factor(table, factor), FACTORS[factor]
     values = sorted(t[factor].unique())
     palette = sns.color_palette("colorblind" if factor=="pooler" else "viridis", len(values))
+    dashes = ["-","--",":"] # Neighbours on the scale differ in their dashes as well
     fig,axes = plt.subplots(2, 4, figsize=(11.5,5.4), dpi=80, layout="constrained", sharex=True)
     for ax,(place,measure,label) in zip(axes.flat, PANELS, strict=True):
         rows = t[(t.place==place) & (t.measure==measure)]
-        for value,colour in zip(values, palette, strict=True):
+        for i,(value,colour) in enumerate(zip(values, palette, strict=True)):
             x = rows[rows[factor]==value].groupby("step").value.agg(["mean","std"]).fillna(0)
-            name,width = (f"{value} (centre)",2.4) if value==centre else (f"{value}",1.4)
-            ax.plot(x.index, x["mean"], color=colour, label=name, linewidth=width)
+            style = {"color":colour, "linestyle":dashes[i%3], "linewidth":1.6}
+            if value==centre: style = {"color":"black", "linestyle":"-", "linewidth":2.2}
+            name = f"{value} (centre)" if value==centre else f"{value}"
+            ax.plot(x.index, x["mean"], label=name, **style)
             low,high = x["mean"]-x["std"], x["mean"]+x["std"]
-            ax.fill_between(x.index, low, high, color=colour, alpha=.2, linewidth=0)
+            ax.fill_between(x.index, low, high, color=style["color"], alpha=.2, linewidth=0)
         ax.set(ylabel=label)
     for ax in axes[1]: ax.set_xlabel("optimiser steps")
     handles = axes[0,0].get_legend_handles_labels()

@@ -148,7 +148,8 @@ def test_a_plan_adds_up():
             assert p.work == work_of(c)
             assert p.seconds.keys() == p.work.keys()
             assert p.total == sum(p.seconds.values())
-            assert ('never run here' in p.assumptions[0]) == DEVICES[d].gpu
+            measured = p.precision in DEVICES[d].measured
+            assert ('measured on one' in p.assumptions[1]) == measured
             assert len(p.assumptions) == (4 if DEVICES[d].gpu else 3)
             text = plan_text(p)
             assert all(k in text for k in (*p.work, *p.assumptions, d)) and str(p) == text
@@ -163,7 +164,7 @@ def test_a_plan_adds_up():
 def test_what_bounds_a_small_model_on_a_large_card():
     small = plan(embedded(), 'h100')
     assert 'bound the training' in ' '.join(small.assumptions)
-    assert small.seconds['training'] == pytest.approx(200*100*4*1e-5)
+    assert small.seconds['training'] == pytest.approx(200*100*4*4e-5)
     assert 'bound the training' not in ' '.join(plan(paper('roberta'), 'a100').assumptions)
 
 @pytest.mark.once

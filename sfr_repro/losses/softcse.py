@@ -22,7 +22,7 @@ from .spec import one_way_loss
 
 # %% ../../nbs/losses/07_softcse.ipynb #508e1d47
 def as_reference(
-    sim_ref:Tensor, # Reference similarities, `(B, B)`, cosines in [-1, 1]; the diagonal is ignored
+    sim_ref:Tensor, # Reference cosines, `(B, B)`, all in [-1, 1]; the diagonal is not used
     like:Tensor|None=None, # A tensor of `B` rows, which fixes `B`, dtype and device; None: itself
     columns:int|None=None, # Candidates of each anchor, its own first; None: as many as anchors
 )->Tensor: # The same numbers, `(B, B)`, detached, float32 or float64
@@ -47,7 +47,7 @@ CONTROLS = (None, "shuffled", "reversed")
 def softcse_control(
     sim_ref:Tensor, # Reference similarities, `(B, B)`, or `(B, B+M)` with hard negatives
     control:str|None=None, # None; "shuffled": each row's negatives permuted; "reversed": the sign
-    seed:int=0, # Of the permutation, which depends on it and on `B` alone
+    seed:int=0, # Of the permutation, which depends on it and on the shape alone
 )->Tensor: # As `sim_ref`
     "The reference, or a control: the same numbers without their meaning"
     check_choice("control", control, CONTROLS)

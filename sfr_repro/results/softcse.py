@@ -8,7 +8,7 @@ __all__ = ['RUN_COLUMNS', 'LEAST', 'FAMILIES', 'rule_effects', 'variant', 'share
            'states_text', 'summary', 'variant_family', 'softcse_figure', 'dev_choices']
 
 # %% ../../nbs/results/03_softcse.ipynb #68fb3a55
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -30,14 +30,16 @@ from .verdict import STATES, family_sentence, holm, judge, paired_differences
 def rule_effects(
     sim_ref:Tensor, # Reference similarities, `(B, B)`, cosines
     tau:float=.1, # Common temperature
+    constants:Mapping[str,dict]|None=None, # Of a rule, for example `{"T1":{"alpha":.1}}`
 )->dict[str,float]: # `mean`, `sd` of similarities; for each rule the nearest tenth over the mean
     "What each rule makes of a teacher's similarities, over negatives"
+    own = constants or {}
     B = len(sim_ref)
     off = ~torch.eye(B, dtype=torch.bool)
     s = sim_ref[off].view(B, B-1)
     near = s >= s.quantile(.9, 1, keepdim=True)
-    given = {r:softcse_weights(sim_ref, r) for r in WEIGHT_RULES}
-    given |= {r:softcse_temperatures(sim_ref, tau, r) for r in TEMPERATURE_RULES}
+    given = {r:softcse_weights(sim_ref, r, **own.get(r, {})) for r in WEIGHT_RULES}
+    for r in TEMPERATURE_RULES: given[r] = softcse_temperatures(sim_ref, tau, r, **own.get(r, {}))
     found = {"mean":s.mean().item(), "sd":s.std(1).mean().item()}
     for r,x in given.items():
         x = x[off].view(B, B-1)

@@ -16,22 +16,24 @@ class Device:
     name:str
     memory:float # Bytes
     peak:dict[str,float] # FLOP/s by precision
-    share:dict[str,float] # Assumed: of the peak, for training and for encoding
-    launch:float # Assumed: seconds the host needs to start a kernel; 0 on a CPU
+    share:dict[str,float] # Of the peak, for training and for encoding
+    launch:float # Seconds the host needs to start a kernel; 0 on a CPU
     source:str # Of the peaks
     # Bytes a second to a neighbour, in one direction; None: unknown
     link:float|None = None
     link_source:str = "" # Source of that number
+    measured:tuple[str,...] = () # Precisions whose share was measured; the others are assumed
 
     @property
     def gpu(self)->bool: return self.launch > 0
 
 # %% ../../nbs/train/12_devices.ipynb #277e295e
-_gpu = dict(share={"fp32":.6, "bf16":.35}, launch=1e-5)
+_gpu = dict(share={"fp32":.6, "bf16":.35}, launch=4e-5)
 DEVICES = {d.name:d for d in (
-    Device("h100", 80e9, {"fp32":66.9e12, "bf16":989.4e12}, **_gpu,
-           source="NVIDIA's H100 SXM data sheet", link=450e9,
-           link_source="NVLink, half of the data sheet's 900 GB/s of both directions"),
+    Device("h100", 80e9, {"fp32":66.9e12, "bf16":989.4e12}, {"fp32":.6, "bf16":.21},
+           4e-5, source="NVIDIA's H100 SXM data sheet", link=450e9,
+           link_source="NVLink, half of the data sheet's 900 GB/s of both directions",
+           measured=("bf16",)),
     Device("a100", 80e9, {"fp32":19.5e12, "bf16":312e12}, **_gpu,
            source="NVIDIA's A100 SXM data sheet", link=300e9,
            link_source="NVLink, half of the data sheet's 600 GB/s of both directions"),

@@ -24,7 +24,8 @@ from pathlib import Path
 NAMES = 'chromium', 'chromium-browser', 'google-chrome', 'google-chrome-stable'
 HEIGHT = {1400: 900, 800: 900}                  # px by width; phones are 844 high
 PATIENCE = 120                                  # seconds that one command may take
-MEASURE = (Path(__file__).with_name('measure.js')).read_text(encoding='utf-8')
+MEASURE, CONTRAST = (Path(__file__).with_name(name).read_text(encoding='utf-8')
+                     for name in ('measure.js', 'contrast.js'))
 READY = '''(async () => { await document.fonts.ready;
   await new Promise(ok => requestAnimationFrame(() => setTimeout(ok, 0))); })()'''
 FLAGS = ('--headless=new', '--no-sandbox', '--disable-gpu', '--hide-scrollbars', '--mute-audio',
@@ -140,6 +141,10 @@ class Browser:
     def column(self, width):
         "The faults of the equations in a column of exactly this width"
         return self.run(f'({MEASURE})({width})')
+
+    def pale(self):
+        "The texts without enough contrast: a list of `contrast, how often, element, example`"
+        return self.run(f'({CONTRAST})()')
 
     def key(self, key, **more):
         "Press and release a key, such as ArrowLeft or Tab"

@@ -102,6 +102,29 @@ def test_previous_next_top_and_dark(tab):
     assert tab.run('getComputedStyle(document.body).backgroundColor') != light
     tab.run('localStorage.clear()')
 
+def test_texts_have_contrast_in_light_and_dark(tab):
+    faults = []
+    for page in (*SIX, 'recipes/choose.html', 'cli.html', 'core/glossary.html'):
+        tab.open(page)
+        for scheme in ('light', 'dark'):
+            if scheme=='dark':
+                tab.run('document.querySelector(".quarto-color-scheme-toggle").click()')
+                tab.run('new Promise(ok => setTimeout(ok, 300))')
+                assert tab.run('document.documentElement.classList.contains("quarto-dark")'), page
+            faults += [(page, scheme, *f) for f in tab.pale()]
+        tab.run('localStorage.clear()')
+    assert not faults, '\n'.join(map(str, faults[:40]))
+
+def test_pale_texts_are_seen(tmp_path):
+    "The control: grey on white, light on a half transparent layer, and one that is good"
+    (tmp_path/'pale.html').write_text('''<!doctype html><html><body style="background:#fff">
+<p style="color:#999">pale</p><p style="color:#555">good</p>
+<p style="color:#888;font-size:24px">large</p>
+<div style="background:rgba(0,0,0,.5)"><p style="color:#fff">veiled</p></div></body></html>''')
+    with browser.Browser(tmp_path) as b:
+        b.open('pale.html')
+        assert sorted(f[3] for f in b.pale()) == ['pale', 'veiled']
+
 def test_search_shows_titles_before_functions(tab):
     tab.open('index.html')
     tab.run('(() => { const i = document.querySelector("#quarto-search input"); i.focus();'

@@ -136,7 +136,7 @@ def averaged_sets(
     names:Sequence[str], # What was evaluated
     seven:Sequence[str]=STS_SETS, # The sets of the papers' tables
 )->tuple[str,...]: # The sets of the average; all of them if none is among the seven
-    "The sets that an average may be over: never SICK-R of the hub"
+    "The sets that an average is over: those of the seven, or all if there is none"
     return tuple(n for n in names if n in seven) or tuple(names)
 
 # %% ../../nbs/evaluate/00_sts.ipynb #4cb8e8bb

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['LABELS', 'MAIN_RUNS', 'COMMON_RUNS', 'GROUP_OF', 'CHECKPOINTS', 'READINGS', 'PART_RUNS', 'REPAIR_PARTS',
            'checkpoint_average', 'run_scores', 'mean_text', 'rate_text', 'losses_table', 'draw_loss', 'losses_figure',
-           'verdict_text', 'by_reading', 'part_runs', 'part_scores', 'shapley', 'shapley_table', 'subset_name',
-           'variant_scores', 'parts_table']
+           'verdict_text', 'by_reading', 'part_runs', 'part_scores', 'shapley', 'part_shares', 'mean_and_range',
+           'shapley_table', 'subset_name', 'variant_scores', 'parts_table']
 
 # %% ../../nbs/results/12_paradigm_tables.ipynb #6dafad1f
 from collections.abc import Mapping, Sequence
@@ -180,14 +180,13 @@ def part_scores(
     records:Sequence[Record], # All
     loss:str, # One of `REPAIRED`
     checkpoint:str="last", # "last" or "best"
-)->tuple[dict[frozenset,float],int]: # Subset -> STS average; seeds that all subsets share
+)->dict[int,dict[frozenset,float]]: # Seed -> subset -> STS average; seeds that every subset has
     "The score of each subset of the repair"
     runs = part_runs(records, loss)
-    seeds = set.intersection(*map(set, runs.values()))
-    def mean(by_seed):
-        return float(np.mean([checkpoint_average(by_seed[s], checkpoint) for s in seeds]))
-    if not seeds: return {}, 0
-    return {parts:mean(by_seed) for parts,by_seed in runs.items()}, len(seeds)
+    seeds = sorted(set.intersection(*map(set, runs.values())))
+    def scores(seed): return {parts:checkpoint_average(by_seed[seed], checkpoint)
+                              for parts,by_seed in runs.items()}
+    return {s:scores(s) for s in seeds}
 
 # %% ../../nbs/results/12_paradigm_tables.ipynb #23620d5a
 def shapley(
@@ -209,19 +208,35 @@ def shapley(
 # %% ../../nbs/results/12_paradigm_tables.ipynb #5d53fc71
 REPAIR_PARTS = ("dissipation","weight","ratio")
 
+def part_shares(
+    records:Sequence[Record], # All
+    loss:str, # One of `REPAIRED`
+    checkpoint:str="last", # "last" or "best"
+)->pd.DataFrame: # One row a seed, one column a part; empty if a subset was not run
+    "The Shapley value of each part, seed by seed"
+    scores = part_scores(records, loss, checkpoint)
+    whole = [s for s,v in scores.items() if len(v)==2**len(max(v, key=len))]
+    return pd.DataFrame({s:shapley(scores[s]) for s in whole}).T
+
+def mean_and_range(
+    values:pd.Series, # One a seed
+)->str: # For example "+9.05" or "+9.05 (+8.71 to +9.39)"
+    "A mean, and the smallest and largest value if there are several"
+    several = f" ({values.min():+.2f} to {values.max():+.2f})" if len(values) > 1 else ""
+    return f"{values.mean():+.2f}{several}"
+
 def shapley_table(
     records:Sequence[Record], # All
     checkpoint:str="last", # "last" or "best"
 )->pd.DataFrame: # Columns: loss, the three parts, all three, seeds
-    "Share of each part in the gain of the full repair over no repair"
+    "Share of each part in the gain of the full repair over no repair, with its range over seeds"
     rows = []
     for loss in REPAIRED:
-        scores,seeds = part_scores(records, loss, checkpoint)
-        if len(scores) != 2**len(max(scores, key=len, default=())): continue
-        shares = shapley(scores)
-        cells = {p:f"{shares[p]:+.2f}" if p in shares else "has none" for p in REPAIR_PARTS}
-        total = f"{sum(shares.values()):+.2f}"
-        rows.append({"loss":LABELS[loss], **cells, "sum":total, "seeds":seeds})
+        shares = part_shares(records, loss, checkpoint)
+        if not len(shares): continue
+        cells = {p:mean_and_range(shares[p]) if p in shares else "has none" for p in REPAIR_PARTS}
+        total = mean_and_range(shares.sum(axis=1))
+        rows.append({"loss":LABELS[loss], **cells, "sum":total, "seeds":len(shares)})
     return pd.DataFrame(rows, columns=["loss",*REPAIR_PARTS,"sum","seeds"])
 
 # %% ../../nbs/results/12_paradigm_tables.ipynb #d320bba3
@@ -235,9 +250,8 @@ def subset_name(
 def variant_scores(
     records:Sequence[Record], # All
     loss:str, # One of `REPAIRED`
-    seed:int, # To be read
-)->dict[str,float]: # Row of the table -> STS average of the last checkpoint
-    "Every setting of the ablation at the rate of the repaired loss, for one seed"
+)->dict[str,list[float]]: # Row of the table -> STS averages of the last checkpoint, one a seed
+    "Every setting of the ablation at the rate of the repaired loss, for the seeds of all subsets"
     runs = {subset_name(s):v for s,v in part_runs(records, loss).items()}
     whole = max(part_runs(records, loss), key=len)
     for name,k in (("full, mask cross",{"mask":"cross"}), ("full, form paper",{"form":"paper"})):
@@ -246,20 +260,30 @@ def variant_scores(
     original = [r for r in records if r.experiment.name in (MAIN_RUNS,PART_RUNS)
         and r.config["loss"]["name"] == loss.removesuffix("_repaired")]
     runs["original"] = {r.seed:r for r in original if r.config["train"]["lr"] == rate}
-    return {name:checkpoint_average(v[seed], "last") for name,v in runs.items() if seed in v}
+    seeds = list(part_scores(records, loss))
+    def averages(by_seed):
+        return [checkpoint_average(by_seed[s], "last") for s in seeds if s in by_seed]
+    return {name:averages(by_seed) for name,by_seed in runs.items()}
 
 # %% ../../nbs/results/12_paradigm_tables.ipynb #bbd7eb61
+def _cell(values, most):
+    "Mean and standard deviation over seeds; the number of seeds where it is not `most`"
+    if not values: return ""
+    spread = f" ± {np.std(values, ddof=1):.2f}" if len(values) > 1 else ""
+    fewer = f" ({len(values)} of {most})" if len(values) < most else ""
+    return f"{np.mean(values):.2f}{spread}{fewer}"
+
 def parts_table(
     records:Sequence[Record], # All
-    seed:int=0, # To be read
 )->pd.DataFrame: # Columns: parts, and the four losses; empty where not run
-    "STS average of the last checkpoint for every setting of the ablation"
-    columns = {LABELS[k]:variant_scores(records, f"{k}_repaired", seed) for k in ORIGINALS}
+    "STS average of the last checkpoint for every setting of the ablation: mean ± deviation"
+    columns = {LABELS[k]:variant_scores(records, f"{k}_repaired") for k in ORIGINALS}
     rows = []
     for n in range(len(REPAIR_PARTS)+1):
         rows += [subset_name(frozenset(s)) for s in combinations(REPAIR_PARTS, n)]
     rows += ["full, mask cross", "full, form paper", "original"]
-    def cell(scores, row): return f"{scores[row]:.2f}" if row in scores else ""
     table = pd.DataFrame({"parts":rows})
-    for name,scores in columns.items(): table[name] = [cell(scores, row) for row in rows]
+    for name,scores in columns.items():
+        most = max(map(len, scores.values()))
+        table[name] = [_cell(scores.get(row, []), most) for row in rows]
     return table

@@ -193,12 +193,12 @@ def family_sentence(
     p_values:Sequence[float], # Of all claims of a family that have an interval
 )->str: # For a page
     "How many verdicts chance gives a family, and how many hold after Holm's correction"
-    m,chance = len(p_values), f"{expected_false(len(p_values)):.1f}"
+    m,chance = len(p_values), f"{expected_false(len(p_values)):.2g}"
     outside,holding = sum(p < .05 for p in p_values), sum(holm(p_values))
     found = f"{outside} have p < .05, and {holding} of these hold after Holm's correction (*)."
     if not outside: found = "None has p < .05."
-    return (f"{m} intervals are one family: chance alone would decide up to {chance} of them. "
-        f"{found}")
+    return (f"{m} intervals are one family: by chance alone up to {chance} of them would "
+        f"exclude 0. {found}")
 
 # %% ../../nbs/results/07_verdict.ipynb #5958bff6
 def holds_in_family(

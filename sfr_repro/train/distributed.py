@@ -57,7 +57,7 @@ def gather_views(
     counts:tuple[int,...]|None=None, # Sentences of each process; None: all as many as this one
     views:int=2, # How many views, `V`
 )->Tensor: # Those of all processes, `(V*B, D)`, in the order of the whole batch
-    "Gather, with the right gradient under DDP's mean; `counts` is not checked"
+    "Gather, with the right gradient under DDP's mean; each process checks its own count only"
     return _Gather.apply(z, counts, views)
 
 # %% ../../nbs/train/03_distributed.ipynb #16f55bbc

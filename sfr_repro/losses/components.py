@@ -50,7 +50,7 @@ class Batch:
         return self.h @ self.h.T
 
     @property
-    def sim(self)->Tensor: # `(B, B)`, cosines with the negatives
+    def sim(self)->Tensor: # `(B, B)` or `(B, B+M)`, cosines with the negatives
         return self.same if self.negatives=="same" else self.cross
 
     @property

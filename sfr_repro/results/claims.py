@@ -29,6 +29,14 @@ def number_text(
     return f"{text(row['mean'])}{ends} {row.unit}".strip()
 
 # %% ../../nbs/results/08_claims.ipynb #9cb3f8a8
+def _file_of(name):
+    "The file of an experiment below nbs/experiments; empty if there is none"
+    folder = records_folder().parents[1]/"experiments"
+    files = (f"{name}.toml", f"paper/{name}.toml")
+    return next((f for f in files if (folder/f).exists()), "")
+
+def _has_records(names): return any(any(records_folder().glob(f"{n}-*.json")) for n in names)
+
 def where_links(
     row:pd.Series, # Of `claims_table`
 )->str: # Markdown, from a notebook in a folder; for example "[page](..), [runs](..)"
@@ -36,10 +44,9 @@ def where_links(
     links = [f"[page](../{row.page})"]
     if row.records:
         name = row.records[0]
-        file = records_folder().parents[1]/"experiments"/f"{name}.toml"
-        kept = any(records_folder().glob(f"{name}-*.json"))
-        without = f"records {name}" if kept else "no runs"
-        links.append(f"[runs](../experiments/{name}.toml)" if file.exists() else without)
+        without = f"records {name}" if _has_records([name]) else "no runs"
+        file = _file_of(name)
+        links.append(f"[runs](../experiments/{file})" if file else without)
     return ", ".join(links)
 
 # %% ../../nbs/results/08_claims.ipynb #65b1bc81
@@ -130,9 +137,8 @@ def rerun_command(
 )->str: # A command, or "" when there is no such file
     "The command that runs an experiment again"
     if experiment in COMMANDS: return COMMANDS[experiment]
-    file = f"nbs/experiments/{experiment}.toml"
-    there = (records_folder().parents[2]/file).exists()
-    return f"sfr-repro run {file}" if there else ""
+    file = _file_of(experiment)
+    return f"sfr-repro run nbs/experiments/{file}" if file else ""
 
 def rerun_table(
     table:pd.DataFrame, # Of `claims_table`
@@ -149,7 +155,10 @@ def needed_table(
 )->pd.DataFrame: # Columns: family, not run, size, needs, of
     "What the claims that are not run need"
     t = table[table.state=="not run"]
-    t = t.assign(needs=np.where(t.measure.isna(), "a function of records", "records"))
+    def what(r):
+        if r.measure: return "records"
+        return "a function of records" if _has_records(r.records) else "records, and a function"
+    t = t.assign(needs=[what(r) for r in t.itertuples()])
     rows = []
     for (family,size,what),part in t.groupby(["family","size","needs"], sort=False):
         needs = dict.fromkeys(part.records.explode().dropna())

@@ -16,7 +16,7 @@ from sfr_repro.results.paradigm_tables import (
     LABELS,
     REPAIR_PARTS,
     checkpoint_average,
-    part_runs,
+    part_scores,
     subset_name,
 )
 from .verdict import paired_interval
@@ -26,11 +26,11 @@ def ablation_scores(
     records:Sequence[Record], # All
     loss:str, # One of `REPAIRED`
 )->pd.DataFrame: # Columns: parts (in words), size (how many), seed, score (last checkpoint)
-    "Every subset of a repair that was trained at the rate of the repaired loss"
+    "Every subset of a repair at the rate of the repaired loss, for the seeds of all subsets"
     rows = []
-    for parts,runs in part_runs(records, loss).items():
-        for seed,run in sorted(runs.items()):
-            rows.append((subset_name(parts), len(parts), seed, checkpoint_average(run, "last")))
+    for seed,scores in part_scores(records, loss).items():
+        for parts,score in scores.items():
+            rows.append((subset_name(parts), len(parts), seed, score))
     table = pd.DataFrame(rows, columns=["parts","size","seed","score"])
     def place(parts): return "".join(str(parts.find(p) < 0) for p in REPAIR_PARTS)
     order = table.parts.map(place)
@@ -106,7 +106,8 @@ def sweeps_figure(
             table = sweep_scores(records, key, start, checkpoint)
             ax.scatter(table.value, table.score, color="#0173b2", s=12, alpha=.5, linewidths=0,
                 label="one seed")
-            means = table.groupby("value").score.mean()
+            means = table.groupby("value").score.agg(["mean","count"])
+            means = means["mean"][means["count"] > 2]
             ax.plot(means.index, means, color="#0173b2", label="mean")
             ax.axvline(DEFAULTS[key], color="black", linestyle=":", linewidth=.9, label="default")
             ax.set(xlabel=words, xscale="log" if key=="tau" else "linear")

@@ -197,8 +197,8 @@ def family_sentence(
     outside,holding = sum(p < .05 for p in p_values), sum(holm(p_values))
     found = f"{outside} have p < .05, and {holding} of these hold after Holm's correction (*)."
     if not outside: found = "None has p < .05."
-    return (f"{m} intervals are one family: by chance alone up to {chance} of them would "
-        f"exclude 0. {found}")
+    return (f"{m} intervals are one family: by chance alone at most {chance} of them are "
+        f"expected to exclude 0. {found}")
 
 # %% ../../nbs/results/07_verdict.ipynb #5958bff6
 def holds_in_family(

@@ -128,6 +128,12 @@ def _decomposed(f, h, h_pos, **given):
 # %% ../../nbs/losses/13_registry.ipynb #8e1cf71c
 def _entry(loss, name, grad, components):
     "What a user gave, as a `LossSpec`"
+    given = {"name":name, "grad":grad, "components":components}
+    allowed = {LossSpec:(), Paradigm:("name",)}.get(type(loss), tuple(given))
+    unused = [k for k,v in given.items() if v is not None and k not in allowed]
+    if unused:
+        raise UserError(f"register was given {' and '.join(unused)} with a "
+                        f"{type(loss).__name__}: it has its own")
     if isinstance(loss, LossSpec): return loss
     if isinstance(loss, Paradigm):
         if name is None:

@@ -71,7 +71,7 @@ def simulated_gradient_coefficients(
     *,
     margin:float=.3, # Difference of cosines at which an anchor stops, above 0; above 2: never
     tau:float=.05, # Temperature of the weights, above 0; unused with a power
-    ratio:float=1., # Pull for one unit of push, above 0; `"official"` doubles it
+    ratio:float=1., # Pull for one unit of push, above 0; `"official"` about doubles it
     power:float|None=None, # Exponent of the weights, 0 or above; None for the softmax
     eps:float=1e-4, # Floor of the cosines under a power, above 0
     form:str="official", # `"official"`: alignment in both directions; `"paper"`: the partner frozen

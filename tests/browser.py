@@ -143,7 +143,7 @@ class Browser:
         return self.run(f'({MEASURE})({width})')
 
     def pale(self):
-        "The texts without enough contrast: a list of `contrast, how often, element, example`"
+        "The texts without enough contrast: `contrast, how often, element and colours, example`"
         return self.run(f'({CONTRAST})()')
 
     def key(self, key, **more):

@@ -1,5 +1,6 @@
-// Texts too pale for their ground: [[contrast, how often, element, colours, an example], ...].
-// Contrast as in WCAG 2.2: at least 4.5 to 1, and 3 to 1 for letters of 24 px.
+// Texts too pale for their ground: [[contrast, how often, element and colours, an example], ...].
+// Contrast as in WCAG 2.2: at least 4.5 to 1, and 3 to 1 for letters of 24 px. Colours and layers
+// only: a faded ancestor, a picture as the ground and the text of an SVG are not seen.
 function () {
   const numbers = css => css.match(/[\d.]+/g).map(Number);
   const colour = css => {

@@ -104,15 +104,16 @@ def test_previous_next_top_and_dark(tab):
 
 def test_texts_have_contrast_in_light_and_dark(tab):
     faults = []
-    for page in (*SIX, 'recipes/choose.html', 'cli.html', 'core/glossary.html'):
-        tab.open(page)
-        for scheme in ('light', 'dark'):
-            if scheme=='dark':
-                tab.run('document.querySelector(".quarto-color-scheme-toggle").click()')
-                tab.run('new Promise(ok => setTimeout(ok, 300))')
-                assert tab.run('document.documentElement.classList.contains("quarto-dark")'), page
-            faults += [(page, scheme, *f) for f in tab.pale()]
-        tab.run('localStorage.clear()')
+    try:
+        for page in (*SIX, 'recipes/choose.html', 'cli.html', 'core/glossary.html'):
+            tab.open(page)
+            faults += [(page, 'light', *f) for f in tab.pale()]
+            tab.run('document.querySelector(".quarto-color-scheme-toggle").click()')
+            tab.run('new Promise(ok => setTimeout(ok, 300))')
+            assert tab.run('document.documentElement.classList.contains("quarto-dark")'), page
+            faults += [(page, 'dark', *f) for f in tab.pale()]
+            tab.run('localStorage.clear()')
+    finally: tab.run('localStorage.clear()')
     assert not faults, '\n'.join(map(str, faults[:40]))
 
 def test_pale_texts_are_seen(tmp_path):

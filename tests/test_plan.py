@@ -150,6 +150,8 @@ def test_a_plan_adds_up():
             assert p.total == sum(p.seconds.values())
             measured = p.precision in DEVICES[d].measured
             assert ('measured on one' in p.assumptions[1]) == measured
+            own = plan(c, replace(DEVICES[d], name='mine')).assumptions
+            assert not DEVICES[d].gpu or 'measured' not in ' '.join(own)
             assert len(p.assumptions) == (4 if DEVICES[d].gpu else 3)
             text = plan_text(p)
             assert all(k in text for k in (*p.work, *p.assumptions, d)) and str(p) == text

@@ -129,7 +129,9 @@ def _decomposed(f, h, h_pos, **given):
 def _entry(loss, name, grad, components):
     "What a user gave, as a `LossSpec`"
     given = {"name":name, "grad":grad, "components":components}
-    allowed = {LossSpec:(), Paradigm:("name",)}.get(type(loss), tuple(given))
+    allowed = tuple(given)
+    if isinstance(loss, Paradigm): allowed = ("name",)
+    if isinstance(loss, LossSpec): allowed = ()
     unused = [k for k,v in given.items() if v is not None and k not in allowed]
     if unused:
         raise UserError(f"register was given {' and '.join(unused)} with a "

@@ -155,10 +155,10 @@ def needed_table(
 )->pd.DataFrame: # Columns: family, not run, size, needs, of
     "What the claims that are not run need"
     t = table[table.state=="not run"]
-    def what(r):
-        if r.measure: return "records"
+    def need(r):
+        if pd.notna(r.measure): return "records"
         return "a function of records" if _has_records(r.records) else "records, and a function"
-    t = t.assign(needs=[what(r) for r in t.itertuples()])
+    t = t.assign(needs=[need(r) for r in t.itertuples()])
     rows = []
     for (family,size,what),part in t.groupby(["family","size","needs"], sort=False):
         needs = dict.fromkeys(part.records.explode().dropna())

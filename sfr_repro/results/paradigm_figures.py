@@ -98,7 +98,7 @@ def sweep_scores(
 # %% ../../nbs/results/18_paradigm_figures.ipynb #87804bec
 def sweeps_figure(
     records:Sequence[Record], # All
-)->Figure: # Three panels: margin, temperature, ratio
+)->Figure: # Six panels: both regimes, over margin, temperature, ratio
     "STS average along the three sweeps, in both regimes"
     fig,axes = plt.subplots(2, 3, figsize=(10.5,6.4), dpi=80, layout="constrained", sharey="row")
     for row,(regime,start,checkpoint) in zip(axes, SWEEPS, strict=True):

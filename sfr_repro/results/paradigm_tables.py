@@ -183,6 +183,7 @@ def part_scores(
 )->dict[int,dict[frozenset,float]]: # Seed -> subset -> STS average; seeds that every subset has
     "The score of each subset of the repair"
     runs = part_runs(records, loss)
+    if not runs: return {}
     seeds = sorted(set.intersection(*map(set, runs.values())))
     def scores(seed): return {parts:checkpoint_average(by_seed[seed], checkpoint)
                               for parts,by_seed in runs.items()}
@@ -252,8 +253,9 @@ def variant_scores(
     loss:str, # One of `REPAIRED`
 )->dict[str,list[float]]: # Row of the table -> STS averages of the last checkpoint, one a seed
     "Every setting of the ablation at the rate of the repaired loss, for the seeds of all subsets"
-    runs = {subset_name(s):v for s,v in part_runs(records, loss).items()}
-    whole = max(part_runs(records, loss), key=len)
+    subsets = part_runs(records, loss)
+    if not subsets: return {}
+    runs,whole = {subset_name(s):v for s,v in subsets.items()}, max(subsets, key=len)
     for name,k in (("full, mask cross",{"mask":"cross"}), ("full, form paper",{"form":"paper"})):
         runs[name] = part_runs(records, loss, **k).get(whole, {})
     rate = next(iter(runs[subset_name(whole)].values())).config["train"]["lr"]
@@ -284,6 +286,6 @@ def parts_table(
     rows += ["full, mask cross", "full, form paper", "original"]
     table = pd.DataFrame({"parts":rows})
     for name,scores in columns.items():
-        most = max(map(len, scores.values()))
+        most = max(map(len, scores.values()), default=0)
         table[name] = [_cell(scores.get(row, []), most) for row in rows]
     return table

@@ -27,7 +27,8 @@ def training_words(
     "A training in a few words"
     train = config.train
     length = f"{train.steps} steps of {train.batch} sentences"
-    if not train.steps: length = f"epochs: {train.epochs:g}, in batches of {train.batch} sentences"
+    if train.steps is None:
+        length = f"epochs: {train.epochs:g}, in batches of {train.batch} sentences"
     return f"{config.loss.name}: {length}"
 
 # %% ../../nbs/results/16_reproduction.ipynb #d745e280

@@ -199,14 +199,16 @@ def _shared(d, devices, sent):
 def _assumed(config, d, precision, share, record, bound):
     "The assumptions of a plan, one sentence each"
     peak = f"{d.peak[precision]/1e12:.4g} TFLOP/s"
-    reached = "as in the steps measured on one" if precision in d.measured else "assumed"
+    known = d == DEVICES.get(d.name)                            # not a device of the user's own
+    measured = known and precision in d.measured
+    reached = "as in the steps measured on one" if measured else "assumed"
     if record: reached = f"as in the record {record}, padding counted as work"
     found = [f"{d.name}: {peak} in {precision} ({d.source})",
              f"{100*share:.0f} % of that peak is reached, {reached}"]
     if d.gpu:
         bounds = ": they, not the arithmetic, bound the training" if bound else ""
         found.append(f"{LAUNCHES} kernels a layer and step at {1e6*d.launch:.0f} microseconds "
-                     f"each, as measured beside an H100{bounds}")
+                     f"each, {'as measured' if known and d.measured else 'assumed'}{bounds}")
     read = [f"{_texts_of(task).sentences:,} for {task}" for task in config.evaluate.tasks]
     found.append(f"each training row is {config.encoder.max_length} tokens, padding included; "
                  f"evaluation reads {DEV.sentences:,} sentences a look and at the end "

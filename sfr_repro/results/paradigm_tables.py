@@ -176,6 +176,10 @@ def part_runs(
     return runs
 
 # %% ../../nbs/results/12_paradigm_tables.ipynb #b3832d5c
+def _shared_seeds(runs):
+    "The seeds that every subset of `part_runs` has"
+    return sorted(set.intersection(*map(set, runs.values()))) if runs else []
+
 def part_scores(
     records:Sequence[Record], # All
     loss:str, # One of `REPAIRED`
@@ -183,11 +187,9 @@ def part_scores(
 )->dict[int,dict[frozenset,float]]: # Seed -> subset -> STS average; seeds that every subset has
     "The score of each subset of the repair"
     runs = part_runs(records, loss)
-    if not runs: return {}
-    seeds = sorted(set.intersection(*map(set, runs.values())))
     def scores(seed): return {parts:checkpoint_average(by_seed[seed], checkpoint)
                               for parts,by_seed in runs.items()}
-    return {s:scores(s) for s in seeds}
+    return {s:scores(s) for s in _shared_seeds(runs)}
 
 # %% ../../nbs/results/12_paradigm_tables.ipynb #23620d5a
 def shapley(
@@ -262,7 +264,7 @@ def variant_scores(
     original = [r for r in records if r.experiment.name in (MAIN_RUNS,PART_RUNS)
         and r.config["loss"]["name"] == loss.removesuffix("_repaired")]
     runs["original"] = {r.seed:r for r in original if r.config["train"]["lr"] == rate}
-    seeds = list(part_scores(records, loss))
+    seeds = _shared_seeds(subsets)
     def averages(by_seed):
         return [checkpoint_average(by_seed[s], "last") for s in seeds if s in by_seed]
     return {name:averages(by_seed) for name,by_seed in runs.items()}

@@ -30,10 +30,10 @@ class Device:
 # %% ../../nbs/train/12_devices.ipynb #277e295e
 _gpu = dict(share={"fp32":.6, "bf16":.35}, launch=4e-5)
 DEVICES = {d.name:d for d in (
-    Device("h100", 80e9, {"fp32":66.9e12, "bf16":989.4e12}, {"fp32":.6, "bf16":.21},
-           4e-5, source="NVIDIA's H100 SXM data sheet", link=450e9,
-           link_source="NVLink, half of the data sheet's 900 GB/s of both directions",
-           measured=("bf16",)),
+    Device("h100", 80e9, {"fp32":66.9e12, "bf16":989.4e12},
+           **_gpu | {"share":{"fp32":.6, "bf16":.21}, "measured":("bf16",)},
+           source="NVIDIA's H100 SXM data sheet", link=450e9,
+           link_source="NVLink, half of the data sheet's 900 GB/s of both directions"),
     Device("a100", 80e9, {"fp32":19.5e12, "bf16":312e12}, **_gpu,
            source="NVIDIA's A100 SXM data sheet", link=300e9,
            link_source="NVLink, half of the data sheet's 600 GB/s of both directions"),

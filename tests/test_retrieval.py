@@ -317,8 +317,7 @@ def spoil(value, at):
     return encode
 
 REFUSED = {"nan": (spoil(np.nan, 0),
-                   "row q: the vector of this query holds values that are not finite, as do 0 more "
-                   "of 1"),
+                   "row q: the vector of this query holds values that are not finite"),
            "zero": (spoil(0, 2), "row b: the vector of this document is zero"),
            "constant": (lambda s: np.ones((len(s),3), np.float32),
                         "own cannot be scored: the vectors of its 2 documents all have one "

@@ -27,7 +27,8 @@ from sfr_repro.core.records import (
     read_record,
     runs_folder,
 )
-from ..data.sources import Source
+from ..data.own_files import check_text_file
+from ..data.sources import Source, is_blank, read_lines
 from ..encode.cache import encoder_inputs
 from sfr_repro.encode.encoder import (
     SentenceEncoder,
@@ -108,14 +109,11 @@ def model_names(
 
 # %% ../../nbs/analysis/03_geometry_record.ipynb #e31c6829
 def read_sentence_file(
-    path:str|Path, # A text file
+    path:str|Path, # UTF-8, plain or gzip (.gz)
 )->list[str]: # Its lines that are not blank
-    "One sentence a line; `UserError` when the file cannot be read"
-    try: lines = Path(path).read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as e:
-        why = getattr(e, "strerror", None) or "not UTF-8"
-        raise UserError(f"sentences: {path} cannot be read as text ({why})") from None
-    return [s for s in lines if s.strip()]
+    "One sentence a line; `DataError` when the file cannot be read"
+    check_text_file(path)
+    return [s for _,s in read_lines(Path(path)) if not is_blank(s)]
 
 # %% ../../nbs/analysis/03_geometry_record.ipynb #e9ef2c6f
 def measured_record(

@@ -81,7 +81,7 @@ class DataConfig:
     # Instead of a corpus: a table of anchors, positives and hard negatives, .tsv or .csv; or
     # "nli_for_simcse", from the hub
     triples:str|None = None
-    # How many, of sentences or of triples, drawn with `sample_seed`; None: all
+    # Sentences or triples, drawn with `sample_seed` (of the hub's corpus: the first); None: all
     sentences:Annotated[int, Field(ge=2)]|None = None
     # Of the sample; None: the run's seed
     sample_seed:Annotated[int, Field(ge=0, lt=2**32)]|None = None
@@ -134,7 +134,7 @@ SECTIONS = {"encoder":EncoderConfig, "loss":LossConfig, "teacher":TeacherConfig,
             "train":TrainConfig, "evaluate":EvaluateConfig}
 
 def with_tuples(x):
-    "`x` with a tuple for each list in it, so that nothing in a setting can change"
+    "`x` with a tuple for each list in it"
     if isinstance(x, (list,tuple)): return tuple(map(with_tuples, x))
     if isinstance(x, dict): return {k:with_tuples(v) for k,v in x.items()}
     return x

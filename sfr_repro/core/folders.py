@@ -94,7 +94,7 @@ def disk_fault(
 def disk_errors(
     folder:str|Path, # Of the command's output
 )->Iterator[None]:
-    "`RunError` for a full disk, and for a folder that can no longer be written"
+    "`RunError` for a full disk, too little memory, or a folder that can no longer be written"
     try: yield
     except UserError: raise
     except Exception as e:
@@ -167,7 +167,7 @@ def write_inputs(
     folder:str|Path, # Of a run, locked
     inputs:Mapping[str,str], # What it reads: name -> hash
 ):
-    "Write down what a run reads; earlier entries stay"
+    "Write down what a run reads; a file that is there stays as it is"
     path = Path(folder)/INPUTS
     if not path.exists(): write_whole(path, json.dumps(inputs, indent=1).encode())
 

@@ -31,7 +31,7 @@ from sfr_repro.data.sources import (
 RETRIEVAL_SETS = ("cranfield", "cisi", "quora_dup", "trecqa") # Of the data folder
 RETRIEVAL_COUNTS = { # Set -> documents, queries with a judgement, judgements above 0
     "cranfield": (1400, 225, 1612), "cisi": (1460, 76, 3114), "quora_dup": (70780, 3846, 36278),
-    "trecqa": None} # Of its split "test"
+    "trecqa": None} # Not checked
 GRADES = 2**31 # Grades lie below it: `trec_eval` keeps them in 32 bits
 
 # %% ../../nbs/data/05_retrieval.ipynb #6e2e38ff

@@ -134,7 +134,7 @@ def hub_problem()->str: # One clause without a path; "" when the hub answers
 # %% ../../nbs/data/00_sources.ipynb #d5a2d332
 def resolve(
     source:"Source|str|Path|None"=None, # "folder", "hub", "embedded", a path; None: any
-    area:str|None=None, # One of `AREAS`: a folder found without asking counts only if it has it
+    area:str|None=None, # One of `AREAS`: a folder counts only if it has it, or is given as a path
 )->Source: # Where to read from
     "Decide where data is read from: folder, then hub, then embedded"
     if isinstance(source, Source): return source

@@ -120,7 +120,7 @@ def check_hub_triples(
     name:str, # `NLI`
     source:Source|str|Path|None, # As for `resolve`
 )->Source: # The hub
-    "`DataError` where the table that only the hub has cannot be asked for"
+    "`DataError` if another source was asked for than the hub, the only one that has this table"
     if source in ("folder","embedded"):
         raise DataError(f"triples is {name!r} and source is {source!r}: it is on the hub only")
     return source if isinstance(source, Source) else resolve("hub")

@@ -101,7 +101,7 @@ def svd_vectors(
     width:int, # `D`, below `V`
     std:float=.04, # Of all entries of the result
 )->np.ndarray: # `(V, D)`, float32, largest direction first
-    "Piece vectors, `E` of equation (PPMI), scaled to one standard deviation"
+    "Piece vectors, `E` of equation (PPMI), scaled to the standard deviation `std`"
     start = np.random.default_rng(0).standard_normal(m.shape[0]).astype(np.float32)
     u,s,_ = svds(m, k=width, v0=start)
     order = np.argsort(-s)

@@ -269,7 +269,7 @@ def load_model(
 # %% ../../nbs/encode/06_weights.ipynb #39c1df7d
 def config_text(
     model:nn.Module, # A Hugging Face model
-)->str: # The same for a model that was saved and opened elsewhere
+)->str: # The same after saving elsewhere; not for `TWO_LAYERS`, which set `output_hidden_states`
     "What a model's configuration says, without where it lay and which version wrote it"
     left_out = ("_name_or_path","transformers_version","sfr_repro")
     config = {k:v for k,v in model.config.to_dict().items() if k not in left_out}
@@ -279,9 +279,14 @@ def config_text(
 def tokenizer_text(
     tokenizer, # A Hugging Face tokenizer
 )->str: # The same for two that cut texts alike
-    "What a tokenizer does, without what its last call left in it"
-    if (fast := getattr(tokenizer, "backend_tokenizer", None)) is None:
-        return json.dumps([type(tokenizer).__name__, tokenizer.get_vocab()], sort_keys=True)
-    said = json.loads(fast.to_str())
-    lasting = {k:v for k,v in said.items() if k not in ("truncation","padding")}
-    return json.dumps(lasting, sort_keys=True)
+    "What a tokenizer does, without traces of its last call; no path is part of it"
+    side = getattr(tokenizer, "truncation_side", "right")
+    said = {} if side=="right" else {"truncation_side":side}
+    if fast := getattr(tokenizer, "backend_tokenizer", None):
+        said |= json.loads(fast.to_str())
+        return json.dumps({k:v for k,v in said.items() if k not in ("truncation","padding")},
+                          sort_keys=True)
+    options = {k:str(v) for k,v in tokenizer.init_kwargs.items()
+               if not k.endswith(("file","path"))}
+    said |= {"options":options, "vocabulary":tokenizer.get_vocab()}
+    return json.dumps([type(tokenizer).__name__, said], sort_keys=True)

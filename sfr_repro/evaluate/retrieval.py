@@ -14,7 +14,7 @@ from importlib.util import find_spec
 from pathlib import Path
 import numpy as np
 import torch
-from ..core.errors import UserError, check_whole
+from ..core.errors import UserError, and_others, check_whole
 from ..core.progress import Progress
 from ..core.records import pipe_table
 from ..data.retrieval import RETRIEVAL_SETS, RetrievalSet, load_retrieval
@@ -138,8 +138,8 @@ def check_retrieval_vectors(
         bad = np.flatnonzero(~finite | ~x.any(1))
         if not len(bad): continue
         what = "is zero" if finite[bad[0]] else "holds values that are not finite"
-        others = f"as do {len(bad)-1} more of {len(x)}"
-        raise DataError(f"{places[bad[0]]}: the vector of this {kind} {what}, {others}")
+        others = and_others(len(bad), len(x))
+        raise DataError(f"{places[bad[0]]}: the vector of this {kind} {what}{others}")
     if len(docs) < 2: return
     first,most = unit64(docs[:1])[0], 0.
     for i in range(0, len(docs), 8192):

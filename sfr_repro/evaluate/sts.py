@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 import numpy as np
 from scipy.stats import spearmanr
-from ..core.errors import UserError
+from ..core.errors import UserError, and_others
 from ..core.records import pipe_table
 from ..data.sources import DataError, Source
 from ..data.sts import STS_SETS, STSSet, load_sts
@@ -128,8 +128,7 @@ def check_vectors(
                 if not bad[row[s]]: continue
                 what = "is zero" if finite[row[s]] else "holds values that are not finite"
                 place = f"{data.name} {data.split} pair {k}, sentence{i}"
-                others = f"as do {bad.sum()-1} more of {len(x)}"
-                raise DataError(f"{place}: its vector {what}, {others}")
+                raise DataError(f"{place}: its vector {what}{and_others(bad.sum(), len(x))}")
 
 # %% ../../nbs/evaluate/00_sts.ipynb #edb66a45
 def averaged_sets(

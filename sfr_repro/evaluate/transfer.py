@@ -19,7 +19,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import f1_score
 from sklearn.model_selection import StratifiedKFold
-from ..core.errors import UserError, check_whole
+from ..core.errors import UserError, and_others, check_whole
 from ..core.progress import Progress
 from ..core.records import pipe_table
 from ..data.sources import DataError, Source
@@ -176,9 +176,9 @@ def check_transfer_vectors(
     "`DataError` for the first vector that is not finite"
     bad = np.flatnonzero(~finite.reshape(len(data), -1).all(1))
     if len(bad):
-        others = f"as do {len(bad)-1} more of {len(data)}"
         what = "its vector holds values that are not finite"
-        raise DataError(f"{data.places[bad[0]]}: {what}, {others}")
+        others = and_others(len(bad), len(data))
+        raise DataError(f"{data.places[bad[0]]}: {what}{others}")
 
 # %% ../../nbs/evaluate/03_transfer.ipynb #b98f0a3b
 LONGEST = 1e6 # Length of what the classifier reads

@@ -12,9 +12,9 @@ from ..core.errors import UserError
 WHEN = { # Name -> what it is for
     "infonce":"the first choice: two views of a text, the other texts of the batch as negatives",
     "arccon":"as infonce, where a pair must be nearer than its negatives by an angle",
-    "mpt":"one hard negative a text, a margin between cosines",
-    "met":"one hard negative a text, a margin between distances",
-    "mat":"one hard negative a text, a margin between angles",
+    "mpt":"only the hardest negative of each text counts, a margin between cosines",
+    "met":"only the hardest negative of each text counts, a margin between distances",
+    "mat":"only the hardest negative of each text counts, a margin between angles",
     "simulated_gradient":"to set dissipation, weight and ratio of paper A one by one",
     "mhe":"paper A's original, to compare with; for training take mhe_repaired",
     "mhs":"paper A's original, to compare with; for training take mhs_repaired",

@@ -240,8 +240,8 @@ class Loss(nn.Module):
     def _call(self, f, views, tensors):
         views = {k:x for k,x in views.items() if x is not None}
         if "h_neg" in views and not self.spec.hard:
-            raise UserError(f"{self.name} was given h_neg: it compares no anchor with a list of "
-                            "candidates, so hard negatives have no place in it, leave h_neg out")
+            raise UserError(f"{self.name} was given h_neg: it takes no hard negatives, leave h_neg "
+                            "out")
         if set(self.needs) != set(tensors):
             given,taken = ", ".join(tensors) or "no tensors", ", ".join(self.needs) or "none"
             raise ValueError(f"{self.name} was given {given} beside the views: it takes {taken}")

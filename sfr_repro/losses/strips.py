@@ -15,7 +15,7 @@ def strip_cosines(
     rows:Tensor, # Rows `start`, `start+1`, ... of one view, `(r, D)`
     candidates:Tensor, # The other view, whole, `(B, D)`; hard negatives may follow it
     start:int, # The strip's first row
-    out:Tensor|None=None, # A buffer of at least `r` rows and `B` columns to write into
+    out:Tensor|None=None, # To write into: a column for each candidate, `r` rows or more
 )->Tensor: # `(r, B)`: column `k` is candidate `(start+k) % B`, so the diagonal holds the rows' own
     "Cosines of a strip with all candidates, its own first"
     n = len(candidates)-start
@@ -71,6 +71,6 @@ def reference_strip(
         return strip_cosines(rows[own].to(like), candidates.to(like), start)
     if sim_ref.shape != (B,C):
         raise UserError(f"{name} has shape {tuple(sim_ref.shape)}: "
-                        f"it must be {(B,C)}, or two factors of ({B}, K)")
+                        f"it must be {(B,C)}, or two factors of ({B}, K) and ({C}, K)")
     rows = sim_ref.detach()[own].to(like)
     return torch.cat([rows[:,start:], rows[:,:start]], 1)

@@ -53,7 +53,7 @@ class Claim(BaseModel):
     page:str
     size:Literal["embedded","paper","exact","simulation"]
     records:tuple[str,...] = ()
-    # Of `CLAIM_MEASURES` or `REPRODUCED`, or "values"; None: nothing reads it yet
+    # Of `CLAIM_MEASURES`, `BRIDGE` or `REPRODUCED`, or "values"; None: nothing reads it yet
     measure:str|None = None
     checkpoint:Literal["best","last"]|None = None
     least:float|None = None
@@ -230,19 +230,19 @@ def runs_of(
 
 # %% ../../nbs/results/09_claim_rules.ipynb #e6c8c3d3
 def check_same_inputs(
-    claim:Claim, # That compares them
-    records:Sequence[Record], # That it compares
+    records:Sequence[Record], # Of settings that a claim compares
 )->None:
     "`NotRun` when two of them read different weights or data"
     seen = {}
     for r in records:
-        read,seed = {"encoder":r.encoder.sha256}, f" of seed {r.seed}"
+        read = {"encoder":r.encoder.sha256}
         for d in r.data:
             drawn = d.name.startswith(("corpus/","triples/"))
-            read[d.name+seed if drawn else d.name] = d.sha256, d.rendering
+            if drawn: read["corpora"] = d.name
+            read[f"{d.name} of seed {r.seed}" if drawn else d.name] = d.sha256, d.rendering
         for name,mark in read.items():
-            first = seen.setdefault(name, mark)
-            if first != mark: raise NotRun(f"its records read different {name}")
+            if seen.setdefault(name, mark) != mark:
+                raise NotRun(f"its records read different {name}")
 
 # %% ../../nbs/results/09_claim_rules.ipynb #558e8187
 def all_runs(
@@ -268,7 +268,7 @@ def claim_differences(
     above,below = map(all_runs, (higher, lower))
     if {r.run_name for r in above} & {r.run_name for r in below}:
         raise NotRun("a run would be compared with itself")
-    check_same_inputs(claim, [*above, *below])
+    check_same_inputs([*above, *below])
     trained = [set(r) for r in (*higher, *lower) if trains(r)]
     seeds = sorted(set.intersection(*trained)) if trained else []
     if not seeds: raise NotRun("its settings share no seed")
@@ -416,7 +416,7 @@ def judge_claim(
     claim:Claim, # Any
     records:Sequence[Record], # All
 )->dict[str,Any]: # As `CLAIM_COLUMNS` has it
-    "State, mean and interval of one claim; the state comes from `verdict` only"
+    "State, mean and interval of one claim; a state with an interval comes from `verdict` only"
     own = "id paper family least kind unit size page records measure".split()
     row = {k:getattr(claim, k) for k in own} | dict.fromkeys(NUMBERS, np.nan)
     row |= {"claim":claim.words, "seeds":0, "sets":0, "note":""}

@@ -233,13 +233,13 @@ def comparison_words(
     sources = sources_text(list(every.values()))
     return (f"{HEADLINES[task].words}, {over}, {splits}; data: {sources}. "
             "Differences are to the first row, paired by seed, with 95 % intervals: supported "
-            f"means better by {least:g} points or more, contradicted worse; "
+            f"means {least:g} points or more above it, and contradicted as much below; "
             "fewer than 5 seeds are exploratory.")
 
 # %% ../../nbs/results/15_compare.ipynb #e61db096
 def list_columns(
     records:Sequence[Record], # Any
-)->pd.DataFrame: # experiment, id, seed, kind, pooler, data, each STS set, the average; x 100
+)->pd.DataFrame: # experiment, id, seed, kind, loss, pooler, data, each STS set, average; x 100
     "STS scores of single runs; a record without one is left out"
     rows = []
     for r in records:

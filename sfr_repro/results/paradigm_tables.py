@@ -231,7 +231,7 @@ def mean_and_range(
 def shapley_table(
     records:Sequence[Record], # All
     checkpoint:str="last", # "last" or "best"
-)->pd.DataFrame: # Columns: loss, the three parts, all three, seeds
+)->pd.DataFrame: # Columns: loss, the three parts, sum, seeds
     "Share of each part in the gain of the full repair over no repair, with its range over seeds"
     rows = []
     for loss in REPAIRED:

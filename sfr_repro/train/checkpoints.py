@@ -21,7 +21,7 @@ from ..core.records import write_whole
 MARKER,TRAJECTORY,BEST = "complete", "trajectory.json", "best.safetensors"
 NEEDED = ("model.safetensors", "optimizer.pt", "scheduler.pt", "trainer_state.json",
           TRAJECTORY, BEST)
-SAVED = ("state.safetensors","state.json") # The same of a pre-training
+SAVED = ("state.safetensors","state.json") # As `NEEDED`, of a pre-training
 PREPARED = ("ids.npy","offsets.npy","vectors.npy","tokenizer.json","data.json") # And of its text
 OURS = (MARKER, *NEEDED, "training_args.bin", "scaler.pt", *SAVED, *PREPARED)
 
@@ -108,7 +108,7 @@ def last_checkpoint(
 def remove_older(
     checkpoint:str|Path, # Just sealed
 ):
-    "Remove all checkpoints but this one and the newest whole one before it"
+    "Remove the sealed checkpoints before this one, but for the newest of them"
     checkpoint = Path(checkpoint)
     older = [p for p in checkpoints(checkpoint.parent) if _step(p) < _step(checkpoint)]
     sealed = [p for p in older if (p/MARKER).exists()]

@@ -88,7 +88,7 @@ def run_all(
     minutes:float|None=None,
     keep_models:bool=True, # Keep each run's `model/` and `tensorboard/` beside its record
     collect:str|Path|None=None, # A file that gets one line of JSON for each finished record
-    # Called when the queue is empty: what comes next, or nothing
+    # Called when each setting so far has an outcome: what comes next, or nothing
     follow:Callable[[list[Outcome]],Sequence[RunConfig]]|None=None,
     say:Callable=print, # Called with one line for each outcome
     lenses:Callable|None=None, # As for `run`

@@ -111,8 +111,8 @@ class Sizes:
     steps:int = 3 # Timed steps a turn
     corpora:tuple[int,...] = (2000, 8000, 20000) # Sentences for geometry
     losses:tuple[str,...] = tuple(f.__name__ for f in TILED) # Computed alone, plain and tiled
-    rows:tuple[int,...] = (64, 512, 4096, 8192) # Of a loss alone, the last doubled for memory
-    largest:int = 65536 # The batch whose memory has a bar
+    rows:tuple[int,...] = (64, 512, 4096, 8192) # Timed; the last and its double: memory only
+    largest:int = 65536 # The batch whose memory has a limit
     curve:tuple[int,...] = (256, 512, 1024, 2048, 4096, 8192, 16384, 65536) # Batches of the figure
     tile:int = 256 # Rows of a tile
     threads:int = 2
@@ -127,7 +127,7 @@ def bench_sentences(
     s:Sizes, # How much
     n:int=4000, # Sentences
 )->Corpus:
-    "Real sentences where there are some, in random order"
+    "Real sentences where there are some; those of the folder are a random sample, in file order"
     if s.small or resolve(None, "corpus").kind=="embedded":
         n = min(n, len(load_mini_corpus()))
         return load_corpus(("mini",), n, seed=0, source="embedded")

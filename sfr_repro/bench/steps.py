@@ -142,6 +142,7 @@ def useful_flops(
 )->float: # Of one step with both views, no padding
     "The useful operations of a mean step"
     shape,n = encoder_shape(name), np.array(list(map(len, ids)))
+    # two views, each forward (1) and backward (2)
     encoder = 6*batch*forward_flops(shape, n.mean(), (n**2).mean())
     return encoder + loss_flops(make_loss("infonce"), batch, shape.width)
 

@@ -55,7 +55,7 @@ def task_average(
 
 # %% ../../nbs/evaluate/02_headlines.ipynb #6230696d
 def _geometry_layer(metrics):
-    "The last layer's measures of the words-only reading: (set, measure, value), and its number"
+    "The last layer's measures without those named `official_`: (set, measure, value); its number"
     keys = [(*k.split("/"), v) for k,v in metrics.items()]
     shape = [(s, int(how[6:]), m, v) for t,s,_,how,m,v in keys
              if t=="geometry" and how.startswith("layer:")]

@@ -32,7 +32,7 @@ def named_sets(
     sets:Mapping[str,object]|None, # Task -> names, paths or sets, or one of them
     tasks:Sequence[str]=SET_TASKS, # Those that are evaluated
 )->dict[str,tuple]: # Task -> at least one
-    "The requested sets, as lists"
+    "The requested sets, several or one, as tuples"
     found = {}
     for task,some in (sets or {}).items():
         check_choice("sets has a task that", task, SET_TASKS)

@@ -47,7 +47,7 @@ def search(
     skip:Mapping[int,int]|None=None, # Query -> a document left out of its ranking, such as itself
     *,
     block:tuple[int,int]=(256,16384), # Queries and documents at a time: the scores in memory
-)->tuple[np.ndarray,np.ndarray]: # Positions of documents, best first, and cosines: `(m, depth)`
+)->tuple[np.ndarray,np.ndarray]: # Positions, best first, and cosines: `(m, min(depth,N))`
     "The nearest documents of each query, exactly; position -1 without one"
     for name,n in (("depth",depth), ("block",block[0]), ("block",block[1])): check_whole(name, n)
     m,N = len(queries), len(docs)
@@ -189,7 +189,7 @@ class RetrievalResult(Mapping):
 def retrieval_metrics(
     result:RetrievalResult, # What `evaluate_retrieval` gave
 )->dict[str,float]: # For example `{"retrieval/cisi/test/all/ndcg@10": 0.3}`
-    "A result under the keys of a record; a stroke in a set's name becomes a dot"
+    "A result under the keys of a record; a slash in a set's name becomes a dot"
     metrics = {}
     for d,s in zip(result.data, result.scores.values(), strict=True):
         _,*name,split = d["name"].split("/")

@@ -185,7 +185,7 @@ def evaluate_tasks(
     rendering:str="raw", # "raw" or "senteval", of STS text
     seed:int=0, # Of transfer's folds; 0 deals them as SentEval does
     cache:str|Path|bool|None=None, # As for `vectors_of`
-    progress:bool=True, # Show one bar
+    progress:bool=True, # Show how far it is, a bar for each stage
 )->TasksResult: # Of every task
     "Encode each distinct text of several tasks once, and score them all"
     check_seed(seed)

@@ -51,7 +51,7 @@ def like_length(
     budget:int=2048, # Tokens per batch, padding included
     same:bool=False, # Whether the sentences of a batch must be of one length
     count:int|None=None, # Sentences per batch, instead of `budget`; None: as many as fit
-)->Iterator[list[int]]: # Positions of the sentences of one batch, longest batches first
+)->Iterator[list[int]]: # Positions of one batch's sentences; the longest sentences come first
     "Group sentences of similar length"
     if count is not None: check_whole("batch_size", count)
     order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
@@ -111,13 +111,13 @@ def unit_vectors_of(
 
 def cosine_matrix(
     a:np.ndarray|Tensor, b:np.ndarray|Tensor, # `(n, D)` and `(m, D)`
-)->Tensor: # `(n, m)`, in [-1, 1]
+)->Tensor: # `(n, m)`, in [-1, 1] up to rounding
     "Cosine of each row of `a` with each row of `b`"
     return unit_vectors_of(a, "embeddings1")@unit_vectors_of(b, "embeddings2").T
 
 def cosine_pairs(
     a:np.ndarray|Tensor, b:np.ndarray|Tensor, # Both `(n, D)`
-)->Tensor: # `(n,)`, in [-1, 1]
+)->Tensor: # `(n,)`, in [-1, 1] up to rounding
     "Cosine of each row of `a` with the same row of `b`"
     a,b = unit_vectors_of(a, "embeddings1"), unit_vectors_of(b, "embeddings2")
     if a.shape != b.shape:

@@ -18,7 +18,7 @@ from .errors import UserError
 
 # %% ../../nbs/core/07_provenance.ipynb #e2476384
 def code_state()->dict: # As `Record.code`
-    "Version and commit of the code that runs; None where neither git nor a stamp knows it"
+    "Version, commit and whether files differ from it; None for what git or stamp does not say"
     here = Path(__file__).resolve().parents[2] if "__file__" in globals() else Path.cwd()
     def git(*args): # None without git, or when it refuses; it takes no lock
         command = ("git","--no-optional-locks","-C",str(here),*args)
@@ -54,7 +54,7 @@ def metric_inputs()->dict[str,str]: # Empty for the first revision
 def code_hash(
     root:str|Path, # Of a clone
 )->str: # 64 hexadecimal digits
-    "Hash of the package's files and of the experiments, by name and content"
+    "Hash of the package, the experiments and the GPU programs, by name and content"
     root,digest = Path(root), hashlib.sha256()
     tops = ("sfr_repro","nbs/experiments","tests/gpu")
     files = itertools.chain.from_iterable((root/top).rglob("*") for top in tops)

@@ -107,7 +107,7 @@ LARGEST_MODEL = 5e8 # Parameters; with their moments, about the memory of a usua
 def check_pretrain(
     c:PretrainConfig, # To be run
 ):
-    "`UserError` if two fields contradict each other"
+    "`UserError` for what the range of one field cannot express"
     def refuse(name, why): raise UserError(f"[pretrain] {name} is {getattr(c, name)}: {why}")
     if c.width % c.heads: refuse("width", f"it must be a multiple of heads, {c.heads}")
     if c.width >= c.vocab: refuse("width", f"it must be below vocab, {c.vocab}")
@@ -140,6 +140,6 @@ def pretrain_config(
 # %% ../../nbs/pretrain/00_config.ipynb #eced3cf1
 def recorded_config(
     record:Record, # Of kind "pretrain"
-)->PretrainConfig: # With the seed 0, which a record keeps beside it
+)->PretrainConfig: # With the seed 0; a record has its own seed beside the setting
     "The setting that was recorded"
     return pretrain_config(**{"batches":1}|record.config["pretrain"])

@@ -171,7 +171,7 @@ class SentenceTransformersLoss(nn.Module):
 
     @property
     def citation(self)->str: # BibTeX
-        "The paper that the loss is from"
+        "SimCSE's paper for InfoNCE, SoftCSE's for its losses, paper A for all others"
         name = self.loss.name
         if name.startswith("softcse"): return CITATIONS["softcse"]
         return CITATIONS["simcse" if name=="infonce" else "paradigm"]

@@ -25,8 +25,8 @@ from ..evaluate.sts import sources_text
 @dataclass(frozen=True)
 class CardFacts:
     "Facts that a record does not have"
-    license:str="" # A name that the hub knows, such as "apache-2.0"; empty: as the base model's
-    language:str="" # Such as "en"; empty: English if it is known
+    license:str="" # Such as "apache-2.0"; empty: unknown, except for sfr-mini
+    language:str="" # Such as "en"; empty: en, or none if the training data is a file
     name:str="" # Of the model; empty: that of its run
 
 READ = ("corpus/","triples/") # How the names of training data begin

@@ -23,7 +23,7 @@ from tokenizers import (
 )
 from torch import Tensor
 from ..core.errors import UserError
-from ..data.corpus import load_corpus
+from ..data.corpus import is_file_name, load_corpus
 from ..encode.piece_vectors import Pieces
 from .config import PretrainConfig
 
@@ -34,15 +34,18 @@ BLOCK = 64 # Lines that are kept or left out together
 def read_sentences(
     config:PretrainConfig, # Its corpus, thinned and source
 )->tuple[list[str],list[dict]]: # Sentences in reading order, and entries for a record's `data`
-    "The text to train on"
-    found = [load_corpus(name, source=config.source) for name in config.corpus]
-    if len({c.name for c in found}) < len(found):
-        found = found[:1]               # the hub and the package have one corpus for every name
-    texts = []
-    for c in found:
+    "The text to train on; `UserError` for two files of one name"
+    found,texts = {}, []
+    for given in config.corpus:
+        c = load_corpus(given, source=config.source)
+        if c.name in found and is_file_name(given):
+            raise UserError(f"[pretrain] corpus has two files named {c.name!r}: rename one, "
+                            "since a record names a corpus by its file")
+        found.setdefault(c.name, c)     # the hub and the package have one corpus for every name
+    for c in found.values():
         thin = c.name in config.thinned
         texts += [s for i,s in enumerate(c) if not thin or i//BLOCK%3 == 0]
-    return texts, [c.describe() for c in found]
+    return texts, [c.describe() for c in found.values()]
 
 # %% ../../nbs/pretrain/01_text.ipynb #d418c515
 SPECIAL = ("[PAD]","[UNK]","[CLS]","[SEP]","[MASK]")

@@ -185,7 +185,7 @@ class BatchPlan:
     "Where the hidden states of one batch `(n, T)` go; positions are in the flattened batch"
     keep:Tensor # True for tokens of intra-sentence similarity, norm and anisotropy, `(n, T)`
     used:Tensor # True where a hidden state enters any sum, `(n, T)`, or `(m, T)` with `rows`
-    columns:Tensor # Positions: type by type, then sentence by sentence, twice, `(m,)`
+    columns:Tensor # Positions: type by type, then sentence by sentence, twice, `(c,)`
     starts:Tensor # Where each type, sentence and sentence again begins in them, `(k+2n,)`
     plain:slice # The part of `columns` that is summed without division by the length
     slots:Tensor # Which types these are, `(k,)`
@@ -296,7 +296,8 @@ def add_batch(
     each = torch.stack([torch.ones_like(T), share])
     sums = [batch_sums(plan, h, i) for h,i in zip(hidden, inverse, strict=True)]
     types,whole,units = map(torch.stack, zip(*sums, strict=True))
-    total,dot = each @ units, (whole*units).sum(-1)
+    with torch.autocast(units.device.type, enabled=False): total = each @ units
+    dot = (whole*units).sum(-1)
     size,length = (torch.linalg.vector_norm(v, dim=-1) for v in (whole, units))
     g.types.index_add_(1, plan.slots, types.double())
     g.total += total[:,0]

@@ -79,7 +79,7 @@ def tight_batches(
     budget:int=2048, # Tokens per batch, padding included
     extra:int=48, # What a batch costs beside its tokens, in tokens
 )->list[list[int]]: # Positions of the sentences of each batch, longest first
-    "Batches of like lengths with the least padding"
+    "Batches of like lengths whose padding and number together cost least"
     order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
     ends = [k for k in range(1, len(order)+1)
             if k==len(order) or lengths[order[k]] < lengths[order[k-1]]]

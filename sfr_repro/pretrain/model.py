@@ -139,7 +139,7 @@ def learning_rate(
     config:PretrainConfig, # Its lr and schedule
     step:int, # From 0; the first has a rate above 0
 )->float:
-    "Learning rate of a step, on the line through the knots"
+    "Learning rate of a step, by lines between the knots; the warm-up counts from step 1"
     steps,shares = zip(*config.schedule, strict=True)
     return config.lr*float(np.interp(step+(step < steps[1]), steps, shares))
 

@@ -199,7 +199,7 @@ def is_blank(
     "White space and marks without a width only"
     if isinstance(line, bytes):
         line = line.strip()
-        if not line or line[0] < 0x80: return not line         # most lines end here
+        if not line or 0x20 < line[0] < 0x80: return not line  # most lines end here
         line = line.decode(errors="replace")
     return not line.translate(UNSEEN).strip()
 
@@ -347,7 +347,7 @@ def read_repo(
     hub:Hub, # Repository and revision
     config:str|None, # Name of the configuration; None: the only one
     split:str, # The hub's name of the split; if there is just one, that one
-)->tuple[object,str]: # A `datasets.Dataset` in memory, and the label for the record
+)->tuple[object,str]: # A `datasets.Dataset`, and the label for the record
     "One split of a repository, or of its mirror; `DataError` when it cannot be had"
     from datasets import load_dataset
     place,label = hub_place(source, hub)

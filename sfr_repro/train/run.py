@@ -35,7 +35,7 @@ from sfr_repro.core.folders import (
     write_result,
 )
 from ..core.provenance import file_sha256, metric_inputs
-from ..core.records import Session, new_record, runs_folder
+from ..core.records import Session, new_record, read_record, runs_folder
 from ..data.corpus import Corpus
 from ..data.own_files import dev_set
 from ..data.sts import load_sts, sts_sets
@@ -261,6 +261,7 @@ def run(
         with run_folder(folder, inputs) as folder:
             path = folder/RECORD
             if found_record(folder, config.id, config.seed):
+                _add_card(folder)
                 _clear(folder)
                 return say(path)
             with RunTime(folder, session) as time:
@@ -309,6 +310,11 @@ def _prepare(config, encoder, teacher, progress):
     e = config.encoder
     head = make_head(e.head, encoder.dim, e.head_init_std).to(encoder.device)
     return corpus, ids, head, _teacher(config, encoder, teacher, corpus, progress)
+
+def _add_card(folder):
+    "The card of a run that was killed between its record and its card"
+    trained = read_record(folder/RECORD).kind == "train" and (folder/"model").is_dir()
+    if trained and not (folder/"model/README.md").exists(): write_card(folder/"model")
 
 # %% ../../nbs/train/01_run.ipynb #7d3fa9c7
 PROBED = 512 # Sentences that the probe of geometry reads

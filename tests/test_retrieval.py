@@ -319,6 +319,7 @@ def spoil(value, at):
 REFUSED = {"nan": (spoil(np.nan, 0),
                    "row q: the vector of this query holds values that are not finite"),
            "zero": (spoil(0, 2), "row b: the vector of this document is zero"),
+           "two": (spoil(0, [1,2]), "this document is zero; 1 more of 2 is wrong too"),
            "constant": (lambda s: np.ones((len(s),3), np.float32),
                         "own cannot be scored: the vectors of its 2 documents all have one "
                         "direction"),
@@ -331,6 +332,7 @@ def test_bad_vectors_are_refused(kind):
                          [("row","q","a",1)])
     with pytest.raises(ValueError) as e: evaluate_retrieval(encoder, sets=data)
     assert said in str(e.value) and "\n" not in str(e.value)
+    assert ("more of" in str(e.value)) == (kind=="two")
 
 def test_without_the_library_the_error_names_it(monkeypatch):
     monkeypatch.setattr("sfr_repro.evaluate.retrieval.find_spec", lambda name: None)

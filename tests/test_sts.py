@@ -134,7 +134,11 @@ def spoil(value):
     def encode(sentences): x = words(sentences); x[7] = value; return x
     return encode
 
+def spoil_two(sentences):
+    x = words(sentences); x[[7,9]] = 0; return x
+
 REFUSED = {"zero": (spoil(0), "toy test pair 8, sentence1: its vector is zero"),
+           "two": (spoil_two, "toy test pair 8, sentence1: its vector is zero; 1 more of"),
            "nan": (spoil(np.nan),
                    "toy test pair 8, sentence1: its vector holds values that are not finite"),
            "infinite": (spoil(-np.inf), "not finite"),

@@ -243,7 +243,8 @@ def test_repeats_are_equal_and_each_text_is_encoded_once():
 
 REFUSED = {"long": (lambda s: 1e8*words(s), "row 0: what the classifier reads of it has length"),
            "nan": (lambda s: np.full((len(s),3), np.nan, np.float32),
-                   "row 0: its vector holds values that are not finite, as do 59 more of 60"),
+                   "row 0: its vector holds values that are not finite; 59 more of 60 are wrong "
+                   "too"),
            "too few": (lambda s: words(s)[1:], "it must return floats"),
            "a name": ("bert", "encoder is str")}
 

@@ -71,4 +71,4 @@ Against = Annotated[Optional[str], typer.Option(
 Format = Annotated[str, typer.Option(help="table, csv, markdown, latex or json.",
     autocompletion=complete_from("table", "csv", "markdown", "latex", "json"))]
 Sentences = Annotated[Optional[Path], typer.Option(
-    help="A text file, one sentence a line. Default: STS-B test, or the project's own pairs.")]
+    help="Text, plain or .gz, one sentence a line. Default: STS-B test, or the project's own.")]

@@ -70,7 +70,7 @@ def check_whole(
 def and_others(
     wrong:int, # How many places are wrong, at least 1; the message names the first
     total:int, # Of how many
-)->str: # With a comma before it; "" where there is no other
-    "How many others are wrong in the same way, for the end of a message"
+)->str: # With a semicolon before it; "" where there is no other
+    "How many others are wrong too, for the end of a message"
     if wrong < 2: return ""
-    return f", as {'does' if wrong==2 else 'do'} {wrong-1} more of {total}"
+    return f"; {wrong-1} more of {total} {'is' if wrong==2 else 'are'} wrong too"

@@ -60,17 +60,18 @@ def reference_strip(
     "A strip of a `(B, C)` tensor or of a product"
     B,own = len(like), slice(start, start+tile)
     C = columns or B
+    factors = f"({B}, K)" if B==C else f"({B}, K) and ({C}, K)"
     if isinstance(sim_ref, (tuple,list)):
         shapes = [tuple(x.shape) for x in sim_ref]
         fit = len(shapes)==2 and all(len(s)==2 for s in shapes) and shapes[0][1]==shapes[1][1]
         if not fit or (shapes[0][0],shapes[1][0]) != (B,C):
             found = " and ".join(map(str, shapes)) or "none"
-            must = f"two of ({B}, K)" if B==C else f"of ({B}, K) and ({C}, K)"
+            must = f"two of {factors}" if B==C else f"of {factors}"
             raise UserError(f"{name} has factors of shape {found}: they must be {must}")
         rows,candidates = (x.detach() for x in sim_ref)
         return strip_cosines(rows[own].to(like), candidates.to(like), start)
     if sim_ref.shape != (B,C):
         raise UserError(f"{name} has shape {tuple(sim_ref.shape)}: "
-                        f"it must be {(B,C)}, or two factors of ({B}, K) and ({C}, K)")
+                        f"it must be {(B,C)}, or two factors of {factors}")
     rows = sim_ref.detach()[own].to(like)
     return torch.cat([rows[:,start:], rows[:,:start]], 1)

@@ -208,7 +208,7 @@ class Strip(Batch):
 def strip_of(
     p:Paradigm, # The composition
     views:tuple, # Anchors and positives, `(B, D)` each, and perhaps hard negatives, `(M, D)`
-    tensors:dict, # Those that `p.needs` names: `(B, B)`, or two factors of `(B, K)`
+    tensors:dict, # Those that `p.needs` names: `(B, C)`, or factors of `(B, K)` and `(C, K)`
     start:int, # The strip's first row
     tile:int, # Rows per strip
 )->Strip:

@@ -24,8 +24,8 @@ from ..core.errors import UserError
 from ..core.records import Record
 from ..data.sts import STS_SETS
 from ..data.transfer import TRANSFER_SETS
-from .bridge import BRIDGE
 from .published_geometry import REPRODUCED
+from .record_measures import RECORD_MEASURES
 from .report import records_folder
 from .verdict import NotRun, check_kind, judge
 
@@ -53,7 +53,7 @@ class Claim(BaseModel):
     page:str
     size:Literal["embedded","paper","exact","simulation"]
     records:tuple[str,...] = ()
-    # Of `CLAIM_MEASURES`, `BRIDGE` or `REPRODUCED`, or "values"; None: nothing reads it yet
+    # Of `CLAIM_MEASURES`, `RECORD_MEASURES` or `REPRODUCED`, or "values"; None: not read yet
     measure:str|None = None
     checkpoint:Literal["best","last"]|None = None
     least:float|None = None
@@ -72,7 +72,7 @@ class Claim(BaseModel):
     def unit(self)->str: # Of the differences
         if self.values: return self.values[0].rpartition("/")[2].replace("_", " ")
         if self.kind in ("proved","reproduced","order"): return ""
-        if self.measure in BRIDGE: return BRIDGE[self.measure].unit
+        if self.measure in RECORD_MEASURES: return RECORD_MEASURES[self.measure].unit
         if self.measure != "geometry": return "points" if self.measure else ""
         if self.geometry.relative: return "%"
         return "of 1" if self.geometry.quantity == "neighbour_share" else "cosine"
@@ -238,11 +238,11 @@ def check_same_inputs(
         read = {"encoder":r.encoder.sha256}
         for d in r.data:
             drawn = d.name.startswith(("corpus/","triples/"))
-            if drawn: read["corpora"] = d.name
+            if drawn: read["corpora"] = {*read.get("corpora", ()), d.name}
             read[f"{d.name} of seed {r.seed}" if drawn else d.name] = d.sha256, d.rendering
         for name,mark in read.items():
             if seen.setdefault(name, mark) != mark:
-                raise NotRun(f"its records read different {name}")
+                raise NotRun(f"its records read different {name}: one is {r.run_name}")
 
 # %% ../../nbs/results/09_claim_rules.ipynb #558e8187
 def all_runs(
@@ -262,7 +262,7 @@ def claim_differences(
     records:Sequence[Record], # All
 )->np.ndarray: # `(seeds, sets)`, positive where the claim wants it
     "Equation (difference) for one claim; `NotRun` says what is missing"
-    if claim.measure in BRIDGE: return BRIDGE[claim.measure].differences(records)
+    if claim.measure in RECORD_MEASURES: return RECORD_MEASURES[claim.measure].differences(records)
     def runs(side): return [runs_of(s, claim, records) for s in side]
     higher,lower = runs(claim.higher), runs(claim.lower)
     above,below = map(all_runs, (higher, lower))
@@ -390,11 +390,11 @@ def check_claim(
         return
     try: check_kind(claim.kind, claim.least)
     except ValueError as e: refuse(e)
-    if claim.measure is None or claim.measure in BRIDGE: return
+    if claim.measure is None or claim.measure in RECORD_MEASURES: return
     if claim.measure == "values":
         if not claim.values: refuse("the key 'values' is missing")
         return
-    known = ", ".join((*CLAIM_MEASURES, *BRIDGE, "values"))
+    known = ", ".join((*CLAIM_MEASURES, *RECORD_MEASURES, "values"))
     if claim.measure not in CLAIM_MEASURES:
         refuse(f"measure {claim.measure!r} is not one of {known}")
     if not claim.higher: refuse("a measure needs settings in 'higher'")

@@ -233,7 +233,8 @@ def comparison_words(
     sources = sources_text(list(every.values()))
     return (f"{HEADLINES[task].words}, {over}, {splits}; data: {sources}. "
             "Differences are to the first row, paired by seed, with 95 % intervals: supported "
-            f"means {least:g} points or more above it, and contradicted as much below; "
+            f"means at least {least:g} points above it with the whole interval above 0, "
+            "contradicted the same below; "
             "fewer than 5 seeds are exploratory.")
 
 # %% ../../nbs/results/15_compare.ipynb #e61db096

@@ -35,7 +35,7 @@ from sfr_repro.core.folders import (
     write_result,
 )
 from ..core.provenance import file_sha256, metric_inputs
-from ..core.records import Session, new_record, read_record, runs_folder
+from ..core.records import Session, new_record, runs_folder
 from ..data.corpus import Corpus
 from ..data.own_files import dev_set
 from ..data.sts import load_sts, sts_sets
@@ -260,8 +260,8 @@ def run(
         folder = folder_of_inputs(runs_folder(out)/config.run_name, inputs, again)
         with run_folder(folder, inputs) as folder:
             path = folder/RECORD
-            if found_record(folder, config.id, config.seed):
-                _add_card(folder)
+            if record := found_record(folder, config.id, config.seed):
+                if record.kind == "train": _add_card(folder/"model")
                 _clear(folder)
                 return say(path)
             with RunTime(folder, session) as time:
@@ -311,10 +311,11 @@ def _prepare(config, encoder, teacher, progress):
     head = make_head(e.head, encoder.dim, e.head_init_std).to(encoder.device)
     return corpus, ids, head, _teacher(config, encoder, teacher, corpus, progress)
 
-def _add_card(folder):
+def _add_card(model):
     "The card of a run that was killed between its record and its card"
-    trained = read_record(folder/RECORD).kind == "train" and (folder/"model").is_dir()
-    if trained and not (folder/"model/README.md").exists(): write_card(folder/"model")
+    readme = model/"README.md"
+    there = readme.is_file() and readme.read_bytes().startswith(b"---")    # as every card
+    if model.is_dir() and not there: write_card(model)
 
 # %% ../../nbs/train/01_run.ipynb #7d3fa9c7
 PROBED = 512 # Sentences that the probe of geometry reads

@@ -16,7 +16,7 @@ def strip_cosines(
     candidates:Tensor, # The other view, whole, `(B, D)`; hard negatives may follow it
     start:int, # The strip's first row
     out:Tensor|None=None, # To write into: a column for each candidate, `r` rows or more
-)->Tensor: # `(r, B)`: column `k` is candidate `(start+k) % B`, so the diagonal holds the rows' own
+)->Tensor: # `(r, C)`: column `k` is candidate `(start+k) % C`, so the diagonal holds the rows' own
     "Cosines of a strip with all candidates, its own first"
     n = len(candidates)-start
     out = rows.new_empty(len(rows), len(candidates)) if out is None else out[:len(rows)]
@@ -37,7 +37,7 @@ def onto_anchors(
 
 # %% ../../nbs/losses/18_strips.ipynb #7fd4fe19
 def onto_candidates(
-    total:Tensor, # Sum over strips so far, `(B, D)`, added to in place
+    total:Tensor, # Sum over strips so far, `(C, D)`, added to in place
     push:Tensor, # Coefficients of a strip, `(r, B)`, own columns first
     rows:Tensor, # Anchors of the strip, `(r, D)`
     start:int, # The strip's first row

@@ -118,8 +118,9 @@ def evaluation_sources(
     devices = joined(f"{r.device.words}, {r.device.precision}" for r in records)
     times = ", ".join(f"{r.encoder.name} {r.seconds/60:.0f} min" for r in records)
     sources = joined(d.source.split()[0] for r in records for d in r.data)
-    return (f"Data source: {sources}. {devices}. Time of a whole evaluation: {times}; vectors "
-        "already in the cache were not encoded again, and other programs may have run.")
+    return (f"Data source: {sources}. {devices}. Time of the run that wrote each record: "
+        f"{times}. They are not comparable: the tasks differ, vectors already in the cache were "
+        "not encoded again, and other programs may have run.")
 
 # %% ../../nbs/results/06_transfer_retrieval.ipynb #5c1f0b02
 def yardstick_table(

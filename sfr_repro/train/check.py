@@ -84,7 +84,7 @@ def _check_reading(config, known):
 def check_settings(
     settings:Sequence[RunConfig], # Of an experiment
 ):
-    "`UserError` for the first setting that a run would refuse, before anything is trained"
+    "`UserError` for a setting that a run would refuse, before anything is trained"
     known,each = {}, {c.id:c for c in settings}.values()
     for check in (complete_setting, partial(_check_reading, known=known)):
         for config in each:

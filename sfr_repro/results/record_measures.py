@@ -17,16 +17,8 @@ from sfr_repro.analysis.dynamics import (
     vary_factor,
 )
 from ..core.records import Record
-from .bridge import BRIDGE, BridgeMeasure
+from .bridge import BRIDGE, BridgeMeasure, bridge_records
 from .verdict import NotRun
-
-# %% ../../nbs/results/21_record_measures.ipynb #9d210008
-def _trainings(records, experiment):
-    "Trajectories of one experiment"
-    found = [r for r in records if r.kind=="train" and r.experiment.name==experiment]
-    table = trajectories(found)
-    if not len(table): raise NotRun(f"no record of {experiment}")
-    return table
 
 # %% ../../nbs/results/21_record_measures.ipynb #9d21000a
 def centre_change(
@@ -36,7 +28,7 @@ def centre_change(
     experiment:str="dynamics_temperature", # Whose centre
 )->np.ndarray: # `(seeds,)`, cosines, positive where it goes as claimed; `NotRun`
     "The change of one measure at the centre, seed by seed"
-    table = _trainings(records, experiment)
+    table = trajectories(bridge_records(records, experiment))
     for factor in ("tau","batch"): table = vary_factor(table, factor)
     x = table[(table.place=="last") & (table.measure==measure)]
     x = x.pivot(index="step", columns="seed", values="value").dropna(axis=1)
@@ -53,7 +45,8 @@ def share_as_claimed(
 )->np.ndarray: # `(seeds,)`, in [0, 1]; `NotRun`
     "The share of settings and claims that go as claimed, seed by seed"
     claims = {c.name:c for c in GEOMETRY_CLAIMS if c.name in COUNTED}
-    found = claim_changes(_trainings(records, experiment), tuple(claims.values()))
+    table = trajectories(bridge_records(records, experiment))
+    found = claim_changes(table, tuple(claims.values()))
     held = [claims[r.claim].sign*r.change >= claims[r.claim].least for r in found.itertuples()]
     wide = found.assign(held=held).pivot_table(index="seed", columns=[*FACTORS,"claim"],
         values="held", aggfunc="first").dropna()

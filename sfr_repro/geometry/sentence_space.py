@@ -29,12 +29,12 @@ def effective_rank(
 )->float: # From 1 to D
     "Ours: exponential of the entropy of the covariance's eigenvalues, over unit vectors"
     n,D = vectors.shape
-    total,square = np.zeros(D), np.zeros((D,D))
+    total,square = torch.zeros(D, dtype=torch.float64), torch.zeros(D, D, dtype=torch.float64)
     for start in range(0, n, block):
-        u = unit_vectors(vectors[start:start+block])
+        u = torch.from_numpy(unit_vectors(vectors[start:start+block]))
         total += u.sum(0)
         square += u.T @ u
-    p = np.linalg.eigvalsh(square/n-np.outer(total,total)/n**2).clip(0)
+    p = torch.linalg.eigvalsh(square/n-torch.outer(total,total)/n**2).clip(0).numpy()
     if p.sum() < 1e-12:
         raise UserError(f"vectors has {n} rows in one direction: "
                         "effective rank needs at least two directions")
@@ -50,15 +50,15 @@ def neighbour_share(
     block:int=1024, # Rows of either side compared at a time
 )->float: # In [0, 1]
     "Ours: share of sentences with a neighbour"
-    a,itself = unit_vectors(held_out), others is None
-    b = a if itself else unit_vectors(others)
-    best = np.full(len(a), -np.inf)
+    a,itself = torch.from_numpy(unit_vectors(held_out)), others is None
+    b = a if itself else torch.from_numpy(unit_vectors(others))
+    best = torch.full((len(a),), -torch.inf, dtype=torch.float64)
     for i in range(0, len(a), block):
         for j in range(0, len(b), block):
             c = a[i:i+block] @ b[j:j+block].T
-            if itself and i==j: np.fill_diagonal(c, -np.inf)
-            best[i:i+block] = np.maximum(best[i:i+block], c.max(1))
-    return float((best > NEIGHBOUR_COSINE).mean())
+            if itself and i==j: c.fill_diagonal_(-torch.inf)
+            best[i:i+block] = torch.maximum(best[i:i+block], c.max(1).values)
+    return (best > NEIGHBOUR_COSINE).double().mean().item()
 
 # %% ../../nbs/geometry/03_sentence_space.ipynb #62846609
 def pooled_metrics(

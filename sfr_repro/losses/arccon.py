@@ -50,7 +50,7 @@ def arccon(
     tau:float=.05, # Temperature, above 0
     u:float=math.pi/18, # Angle by which the positive is turned away, radians, in [0, pi)
     hard_negative_weight:float|None=None, # As in `weigh_own`
-)->Tensor: # Mean over the batch, shape `()`, in nats; 0 for a batch of one
+)->Tensor: # Mean over the batch, shape `()`, in nats; 0 where there is no negative
     "InfoNCE with an angular margin on the positive, one direction"
     check_positive(tau=tau); check_angle(u)
     h,candidates = as_candidates(h, h_pos, h_neg)

@@ -22,7 +22,7 @@ def infonce(
     *,
     tau:float=.05, # Temperature, above 0; SimCSE's 0.05
     hard_negative_weight:float|None=None, # As in `weigh_own`
-)->Tensor: # Mean over the batch, shape `()`, in nats; 0 for a batch of one
+)->Tensor: # Mean over the batch, shape `()`, in nats; 0 where there is no negative
     "In-batch softmax loss, one direction"
     check_positive(tau=tau)
     h,candidates = as_candidates(h, h_pos, h_neg)

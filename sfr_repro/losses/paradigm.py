@@ -52,7 +52,7 @@ def reduction_factor(
 # %% ../../nbs/losses/10_paradigm.ipynb #26ffbc14
 def compose(
     p, # A `Paradigm`
-    batch:Batch, # With at least two rows
+    batch:Batch, # With at least one negative for each anchor
 )->Components: # Detached; the reduction is in the weight
     "Equation (paradigm) of one direction"
     dissipation = evaluate_component("dissipation", p.dissipation, batch)
@@ -145,7 +145,7 @@ def freeze_pair(
     p:Paradigm, # The composition
     views:tuple, # Anchors and positives, `(B, D)`, and hard negatives, `(M, D)`, or None
     tensors:dict, # The tensors that `needs` names
-)->FrozenPair: # Zeros for a batch of one
+)->FrozenPair: # Zeros for a direction without negatives
     "Evaluate the components in each direction that counts"
     if set(tensors) != set(p.needs):
         given,taken = ", ".join(tensors) or "no tensors", ", ".join(p.needs) or "none"

@@ -226,7 +226,7 @@ def _check_values(spec, hard=False):
 # %% ../../nbs/losses/13_registry.ipynb #aa17458d
 def register(
     loss, # A function of two views, and of tensors after them; a `Paradigm`; or a `LossSpec`
-    name:str|None=None, # Its name in the registry; None: the function's own name
+    name:str|None=None, # In the registry; None: the function's own; a composition needs one
     *,
     grad:Callable|None=None, # As `LossSpec.grad`; None: by autograd
     components:Callable|None=None, # As `LossSpec.components`; None: by `decompose`

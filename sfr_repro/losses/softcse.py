@@ -49,7 +49,7 @@ def softcse_control(
     control:str|None=None, # None; "shuffled": each row's negatives permuted; "reversed": the sign
     seed:int=0, # Of the permutation, which depends on it and on the shape alone
 )->Tensor: # As `sim_ref`
-    "The reference, or a control: the same numbers without their meaning"
+    "The reference, or a control: its numbers shuffled within each row, or with the sign reversed"
     check_choice("control", control, CONTROLS)
     if control is None: return sim_ref
     if control=="reversed": return -sim_ref
@@ -128,7 +128,7 @@ def softcse_temperatures(
     relative = 1 + alpha*sim if rule=="T1" else (1/softcse_weights(sim, "W1")).clamp(.5, 2)
     relative = relative.masked_fill(own, 1)
     if not (relative > 0).all():
-        least = sim.min().item()
+        least = sim.masked_fill(own, math.inf).min().item()
         raise UserError(f"alpha is {alpha!r}: with reference similarities down to {least:g} "
                         f"temperatures reach 0, it must be below {-1/least:g}")
     if mean_tau and sim.shape[1] > 1:
@@ -161,7 +161,7 @@ def softcse_weight_energy(
     *,
     tau:float=.05, # Temperature, above 0
     hard_negative_weight:float|None=None, # As in `weigh_own`
-)->Tensor: # Mean over the batch, shape `()`, in nats; 0 for a batch of one
+)->Tensor: # Mean over the batch, shape `()`, in nats; 0 where there is no negative
     "In-batch softmax loss with a weight for each negative"
     check_positive(tau=tau)
     h,candidates = as_candidates(h, h_pos, h_neg)
@@ -185,7 +185,7 @@ def softcse_weight(
     kappa:float=.2, # Temperature of W3 and W4, above 0
     control:str|None=None, # None, "shuffled" or "reversed": see `softcse_control`
     hard_negative_weight:float|None=None, # As in `weigh_own`
-)->Tensor: # Mean over the batch, shape `()`, in nats; 0 for a batch of one
+)->Tensor: # Mean over the batch, shape `()`, in nats; 0 where there is no negative
     "SoftCSE-weight: InfoNCE with a weight for each negative from its reference similarity"
     anchors,candidates = as_candidates(h, h_pos, h_neg)
     reference = softcse_control(as_reference(sim_ref, anchors, len(candidates)), control)
@@ -236,7 +236,7 @@ def softcse_temperature_energy(
     *,
     tau:float=.05, # The positive's temperature, above 0
     hard_negative_weight:float|None=None, # As in `weigh_own`
-)->Tensor: # Mean over the batch, shape `()`, in nats; 0 for a batch of one
+)->Tensor: # Mean over the batch, shape `()`, in nats; 0 where there is no negative
     "In-batch softmax loss with a temperature for each negative"
     check_positive(tau=tau)
     h,candidates = as_candidates(h, h_pos, h_neg)
@@ -260,7 +260,7 @@ def softcse_temperature(
     mean_tau:bool=True, # Whether each row's mean over its negatives is brought to `tau`
     control:str|None=None, # None, "shuffled" or "reversed": see `softcse_control`
     hard_negative_weight:float|None=None, # As in `weigh_own`
-)->Tensor: # Mean over the batch, shape `()`, in nats; 0 for a batch of one
+)->Tensor: # Mean over the batch, shape `()`, in nats; 0 where there is no negative
     "SoftCSE-temperature: InfoNCE with a temperature for each negative, from the reference"
     anchors,candidates = as_candidates(h, h_pos, h_neg)
     reference = softcse_control(as_reference(sim_ref, anchors, len(candidates)), control)

@@ -44,7 +44,7 @@ def triplet(
     h_pos:Tensor, # Positives, unit rows, `(B, D)`; row `i` pairs with row `i` of `h`
     hinge:Hinge, # Distance and margin
     h_neg:Tensor|None=None, # Hard negatives, unit rows, `(M, D)`; None: there are none
-)->Tensor: # Mean over the batch, shape `()`; 0 for a batch of one
+)->Tensor: # Mean over the batch, shape `()`; 0 where there is no negative
     "Hinge on the gap between the hardest negative and the positive, one direction"
     h,candidates = as_candidates(h, h_pos, h_neg)
     sim = h @ candidates.T

@@ -49,7 +49,7 @@ def both_readings(
 # %% ../../nbs/results/17_spurious.ipynb #5b11bb37
 def readings_table(
     claims:pd.DataFrame, # From `before_after` with `SPURIOUS_CLAIMS`
-)->pd.DataFrame: # Columns: what, before, change, seeds, as paper B says?, state
+)->pd.DataFrame: # Columns: types and reading, before, change, seeds, interval lies, state
     "Claims about both readings as text; a star marks what holds after Holm's correction"
     by_name = {c.name:c for c in SPURIOUS_CLAIMS}
     rows = [(r.claim, f"{r.start:.3f}", change_text(r, by_name[r.claim]), r.seeds, r.side, r.state)

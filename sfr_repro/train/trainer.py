@@ -347,7 +347,7 @@ def check_triples(
 # %% ../../nbs/train/00_trainer.ipynb #7c1e0a02
 @dataclass(frozen=True)
 class TrainOptions:
-    "Arguments of a training that are not part of its setting"
+    "Optional arguments of a training, beside its `TrainConfig`"
     # `teacher(rows) -> dict of tensors` for the loss, by the sentences' positions in `token_ids`
     teacher:Callable|None=None
     online:Callable|None=None # The same made from the views: `online(h, h_pos)`
@@ -367,13 +367,13 @@ class TrainOptions:
 def train(
     encoder:SentenceEncoder, # Trained in place; ends with the weights of the best point
     head:nn.Module, # For training only
-    loss:Loss|Callable, # By name, from the registry; or a function of two `(B, D)` views
+    loss:Loss|Callable, # From `make_loss`; or a function of two `(B, D)` views
     token_ids:list, # A list of ids per sentence, special tokens included; three of them per triple
     config:TrainConfig, # Batch, steps, learning rate, ...
     select:Callable, # `select() -> dict of metrics` on held-out data; the first one chooses
     folder:str|Path, # Checkpoints and logs; a whole checkpoint there is resumed from
     seed:int=0, # Of the order of sentences and of dropout
-    options:TrainOptions=TrainOptions(), # What is not part of the setting
+    options:TrainOptions=TrainOptions(), # Teacher, probe, processes, ...
 )->Watch: # With the trajectory and the best point, on the first process
     "Contrastive training of an encoder with any loss"
     o,processes = options, options.processes
@@ -412,7 +412,7 @@ def train(
         watch.best_weights = safetensors.torch.load_file(start/BEST)
     if processes: start = processes.tell(start)
     drops = fast_dropout(encoder.model) if o.dropout=="fast" else nullcontext()
-    # the only name the trainer has for it
+    # `ddp_broadcast_buffers` is the trainer's only name for this option, and torch warns of it
     with drops, closing(bar), one_voice(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
         with stop_later("at the next evaluation, where it can be saved") as watch.asked:

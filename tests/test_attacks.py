@@ -146,6 +146,9 @@ def test_a_users_file_in_a_model_folder_stays(tmp_path):
     (tmp_path/'model/notes.txt').write_text('mine')
     (tmp_path/'model/figures').mkdir()
     (tmp_path/'model/figures/a.png').write_text('mine')
+    (tmp_path/'model/2_results').mkdir()
+    like_ours = ['vocabulary_notes.md', 'config_of_mine.json', 'tokenizer.md', 'model-card.txt']
+    for name in like_ours: (tmp_path/'model'/name).write_text('mine')
     (tmp_path/'model/model.safetensors.index.json').write_text('{}')    # of an older model
     encoder.save_pretrained(tmp_path/'model')
     assert (tmp_path/'model/notes.txt').read_text() == 'mine'
@@ -154,7 +157,7 @@ def test_a_users_file_in_a_model_folder_stays(tmp_path):
     with write_folder_whole(tmp_path/'model', ours=MODEL_FILES) as new:
         (new/'config.json').write_text('{}')
     left = sorted(p.name for p in (tmp_path/'model').iterdir())
-    assert left == ['config.json', 'figures', 'notes.txt']
+    assert left == sorted(['config.json', 'figures', 'notes.txt', '2_results', *like_ours])
 
 def test_a_foreign_record_beside_a_model_is_no_obstacle(sfr, here):
     SentenceEncoder.from_pretrained('sfr-mini').save_pretrained(here/'fo/model')

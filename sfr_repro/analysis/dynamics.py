@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['GEOMETRY_CLAIMS', 'FACTORS', 'COLUMNS', 'CHANGE_COLUMNS', 'GeometryClaim', 'seed_changes', 'geometry_values',
-           'with_leads', 'run_of', 'trajectories', 'vary_factor', 'half_way', 'check_steps', 'claim_changes',
-           'dev_scores', 'by_setting', 'count_changed_measures']
+           'with_leads', 'run_of', 'trajectories', 'vary_factor', 'at_centre', 'half_way', 'check_steps',
+           'claim_changes', 'dev_scores', 'by_setting', 'count_changed_measures']
 
 # %% ../../nbs/analysis/02_dynamics.ipynb #4898ec8c
 from collections.abc import Sequence
@@ -145,6 +145,12 @@ def vary_factor(
     "The runs in which only one factor is varied"
     others = [table[k]==centre for k,centre in FACTORS.items() if k != factor]
     return table[np.logical_and.reduce(others)]
+
+def at_centre(
+    table:pd.DataFrame, # From `trajectories`, or another table with the factors as columns
+)->pd.DataFrame: # Its rows of the centre setting
+    "The runs in which no factor is varied"
+    return table[np.logical_and.reduce([table[k]==centre for k,centre in FACTORS.items()])]
 
 # %% ../../nbs/analysis/02_dynamics.ipynb #911c64f1
 def half_way(

@@ -65,7 +65,7 @@ class LossConfig:
 class TeacherConfig:
     "The source of reference similarities for a loss that needs them"
     # "self" (the model, with a stop-gradient), "ppmi" (piece vectors of the corpus), or an
-    # encoder's name or folder
+    # encoder's name or folder; None: no teacher, for a loss that needs none
     name:str|None = None
     # None: as saved with it
     pooler:Literal["cls","mean","max","first_last","embedding_last"]|None = None

@@ -24,7 +24,7 @@ def as_views(
     h:Tensor, # Anchors, `(B, D)`
     h_pos:Tensor, # Positives, `(B, D)`; row `i` pairs with row `i` of `h`
 )->tuple[Tensor,Tensor]: # The same two, float32 or float64; an infinite entry is NaN
-    "Check that two views fit together, and widen half precision; `ValueError` names both shapes"
+    "Check that two views fit together, and widen half precision; `ValueError` says what is wrong"
     for name,x in (("h",h), ("h_pos",h_pos)):
         if x.ndim != 2 or not len(x):
             raise ValueError(f"{name} has shape {tuple(x.shape)}: a view is a matrix (B, D) of at "
@@ -72,7 +72,7 @@ class Components:
         return push @ n - push.sum(1, keepdim=True)*ratio*h_pos
 
     def normalised(self):
-        "Same gradient, with rows of `weight` that sum to 1; `dissipation` is then the whole push"
+        "Rows of `weight` sum to 1, with the same gradient; 0 where the whole push of a row is 0"
         push = self.push
         total = push.sum(1)
         return replace(self, dissipation=total, weight=push/torch.where(total==0, 1, total)[:,None])

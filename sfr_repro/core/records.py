@@ -62,7 +62,7 @@ class Record(_Part):
     trajectory:list[_Point] = []
     # `task/set/split/aggregation/measure` -> value, of the best checkpoint
     metrics:dict[str,FiniteFloat]
-    # The same of the last checkpoint; empty in records older than this field
+    # The same of the last checkpoint; empty without one, and in records older than this field
     last_metrics:dict[str,FiniteFloat] = {}
     # `inputs_key` of all that was read; None: unknown
     inputs:Annotated[str, Field(pattern="^[0-9a-f]{64}$")]|None = None
@@ -118,7 +118,7 @@ def read_records(
     return [r for r in every if matches(r)]
 
 # %% ../../nbs/core/04_records.ipynb #f877887c
-UNFINISHED,OLD_FOLDER = ".sfr-tmp", ".sfr-old" # Ends of names of half-written things
+UNFINISHED,OLD_FOLDER = ".sfr-tmp", ".sfr-old" # Ends of names: half written; replaced
 
 def is_unfinished(
     name:str, # Of a file or folder
@@ -149,8 +149,12 @@ def write_whole(
 
 # %% ../../nbs/core/04_records.ipynb #c04e0002
 # What a model's folder may hold of ours, or of the libraries that open it
-MODEL_FILES = (r"(config|tokenizer|modules|sentence_|special_|added_|vocab|merges|spiece|adapter_)"
-    r".*|(model|pytorch_model)[-.].*|README\.md|\d+_\w+")
+MODEL_FILES = (r"(config(_sentence_transformers)?|modules|tokenizer(_config)?|sentence_\w+_config|"
+    r"special_tokens_map|added_tokens|vocab|adapter_config)\.json|(vocab|merges)\.txt|"
+    r"(tokenizer|spiece|sentencepiece(\.bpe)?)\.model|README\.md|"
+    r"(model|pytorch_model|adapter_model)[-.][\w.-]*(safetensors|bin|index\.json)|"
+    r"\d+_(Transformer|Pooling|Dense|Normalize|LayerNorm|Dropout|CNN|LSTM|BoW|WordEmbeddings|"
+    r"WordWeights|WeightedLayerPooling|Router|Asym|StaticEmbedding)")
 
 @contextmanager
 def write_folder_whole(
@@ -265,7 +269,7 @@ LARGEST = 2**53 # Whole numbers up to here are exact in a table
 
 def _is_table_text(x): return x.isprintable() and len(x) <= 1000
 
-LAYER = re.compile(r"layer:\d{1,4}(:seed:\d{1,10})?") # Of one draw, where it was drawn
+LAYER = re.compile(r"layer:\d{1,4}(:seed:\d{1,10})?") # With a seed: of one random draw
 
 def _metrics_fault(metrics):
     "What is wrong with the names or values of some metrics"

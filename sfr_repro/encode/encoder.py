@@ -83,7 +83,9 @@ def resolve_precision(
     "The precision that 'auto' means on this machine"
     check_choice("precision", precision, ("auto","fp32","bf16"))
     if precision != "auto": return precision
-    if device=="cuda": return "bf16" if torch.cuda.is_bf16_supported() else "fp32"
+    if device=="cuda":
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+        return "bf16" if native else "fp32"
     info = Path("/proc/cpuinfo")
     flags = set(info.read_text(encoding="utf-8").split()) if info.exists() else set()
     return "bf16" if flags & {"avx512_bf16","amx_bf16"} else "fp32"
@@ -280,7 +282,7 @@ class SentenceEncoder:
             self.tokens[key] = tokenize(self.tokenizer, sentences, self.max_length)
         return self.tokens[key]
 
-    def save_pretrained(self, path:str|Path): # A folder; a model in it is replaced, no other file
+    def save_pretrained(self, path:str|Path): # A folder; `MODEL_FILES` in it are replaced
         "Save so that `transformers` and `sentence_transformers` open it"
         save_encoder(self, path)
 
@@ -324,7 +326,7 @@ BROADCASTS = ("bert","roberta","xlm-roberta","camembert") # They take a mask `(n
 
 def _forward(model, input_ids, attention_mask, pooler, skip=0):
     """No mask is passed without padding: attention has a faster path then.
-    On a GPU this is not checked, since the check would make the CPU wait."""
+    On a GPU, models in `BROADCASTS` get a mask without this check: it would make the CPU wait."""
     mask,(n,T) = attention_mask, input_ids.shape
     if mask.device.type=="cuda" and model.config.model_type in BROADCASTS:
         mask = mask.bool()[:,None,None].expand(n, 1, T, T)
@@ -400,7 +402,7 @@ def _write_folder(encoder, tmp):
 # %% ../../nbs/encode/00_encoder.ipynb #16f8e906
 def save_encoder(
     encoder:SentenceEncoder, # What to save; the weights keep their precision
-    path:str|Path, # A folder; a model in it is replaced, other files in it stay
+    path:str|Path, # A folder; `MODEL_FILES` in it are replaced, other names stay
 ):
     "Write a model folder whole; `EncoderError` when the place cannot be written"
     path = Path(path).resolve()

@@ -90,7 +90,7 @@ def geometry(
     reading:str="clean", # "clean" or "official"
     **options, # `layers min_count seed truncate progress`, as for `measure_geometry`
 )->dict[str,list[float]]: # As `layer_values` gives them
-    "Every measure of a model, one value a layer"
+    "The measures of `layer_values` for a model, one value a layer"
     return layer_values(measure_geometry(model_or_path, sentences, reading=reading, **options))
 
 # %% ../../nbs/geometry/02_metrics.ipynb #bdb4f400
@@ -125,11 +125,11 @@ class Shift:
         return float(of.mean()) if len(of) else float("nan")
 
     def bottom(self, k:int=10)->list[tuple[str,float]]: # Smallest first
-        "The tokens for which contexts matter more than before"
+        "The smallest changes; below 0 contexts matter more than before"
         return list(zip(self.tokens[:k], self.change[:k].tolist(), strict=True))
 
     def top(self, k:int=10)->list[tuple[str,float]]: # Largest first
-        "The tokens for which contexts matter less than before"
+        "The largest changes; above 0 contexts matter less than before"
         return list(zip(self.tokens[::-1][:k], self.change[::-1][:k].tolist(), strict=True))
 
 # %% ../../nbs/geometry/02_metrics.ipynb #92c0d639

@@ -99,12 +99,12 @@ def repaired_surrogate(
     limit:float, # Bound of the repaired weights' diagonal
     *,
     lam:float=1., # Strength of the decorrelation, above 0
-    margin:float=.3, # Difference of cosines at which a row stops being pushed, above 0
+    margin:float=.3, # Difference of cosines from which on a row gets no gradient, above 0
     tau:float=.05, # Temperature of the weights, above 0; not used with `power`
     ratio:float=1.5, # Nominal ratio, above 0; the effective one is about twice that if official
     power:float|None=None, # Weights by this power of the cosine, not the softmax; 0: all equal
     repair:tuple=REPAIRS, # Which components to repair; `()` is the original loss
-    mask:str="same", # Dissipation by the nearest row of the same view, or "cross": by the positive
+    mask:str="same", # Where the nearest row is looked for: the same view, or "cross": the other
     form:str="official", # Or "paper": partner of the alignment frozen, no diagonal
     eps:float=1e-4, # Floor of the cosine under `power`
 )->Frozen: # Detached

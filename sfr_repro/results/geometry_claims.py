@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
-from ..analysis.dynamics import FACTORS, GEOMETRY_CLAIMS, vary_factor
+from ..analysis.dynamics import FACTORS, GEOMETRY_CLAIMS, at_centre, vary_factor
 from ..core.records import Record
 from .learning_dynamics import CLAIM_WORDS, change_text
 from .verdict import holm
@@ -35,8 +35,7 @@ def once_table(
 )->pd.DataFrame: # One row a claim; columns as their heads say
     "Every claim once: in training, finished, and in how many settings"
     rows,ends = [], finished.set_index("claim")
-    at_centre = training[np.logical_and.reduce([training[k]==v for k,v in FACTORS.items()])]
-    for claim,r in zip(GEOMETRY_CLAIMS, at_centre.itertuples(), strict=True):
+    for claim,r in zip(GEOMETRY_CLAIMS, at_centre(training).itertuples(), strict=True):
         own,settings = ends.loc[claim.name], training[training.claim==claim.name].side
         counts = " / ".join(str((settings==s).sum()) for s in ("as claimed","opposite"))
         rows.append((CLAIM_WORDS[claim.name], change_text(r, claim), r.side,

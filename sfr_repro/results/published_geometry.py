@@ -175,7 +175,8 @@ def reproduced_geometry(
     rows = rows[rows.measure.str.startswith("cosine")==examples]
     fixed = rows[rows.measure != "anisotropy"]
     state = "reproduced" if rows.within.all() else "not reproduced"
-    return {"state":state, "mean":fixed.deviation.abs().max(), "note":f"{rows.within.sum()} of {len(rows)} numbers"}
+    note = f"{rows.within.sum()} of {len(rows)} numbers"
+    return {"state":state, "mean":fixed.deviation.abs().max(), "note":note}
 
 # %% ../../nbs/results/14_published_geometry.ipynb #1b062ab9
 REPRODUCED:dict[str,Callable[[Sequence[Record]],dict[str,object]]] = {

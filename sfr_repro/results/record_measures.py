@@ -12,9 +12,9 @@ import numpy as np
 from sfr_repro.analysis.dynamics import (
     FACTORS,
     GEOMETRY_CLAIMS,
+    at_centre,
     claim_changes,
     trajectories,
-    vary_factor,
 )
 from ..core.records import Record
 from .bridge import BRIDGE, BridgeMeasure, bridge_records
@@ -28,8 +28,7 @@ def centre_change(
     experiment:str="dynamics_temperature", # Whose centre
 )->np.ndarray: # `(seeds,)`, cosines, positive where it goes as claimed; `NotRun`
     "The change of one measure at the centre, seed by seed"
-    table = trajectories(bridge_records(records, experiment))
-    for factor in ("tau","batch"): table = vary_factor(table, factor)
+    table = at_centre(trajectories(bridge_records(records, experiment)))
     x = table[(table.place=="last") & (table.measure==measure)]
     x = x.pivot(index="step", columns="seed", values="value").dropna(axis=1)
     if len(x) < 2 or not x.shape[1]: raise NotRun(f"{experiment} has no {measure} at its centre")

@@ -59,7 +59,7 @@ def label(
 # %% ../../nbs/results/00_report.ipynb #cdd70c6b
 def inputs(
     record:Record, # Any
-)->str: # Hash of the encoder's weights and of every test set
+)->str: # Hash of the encoder's weights and of every STS set, the dev set too
     "A hash that two runs must share to be compared"
     sets = [f"{d.name} {d.sha256}" for d in record.data if d.name.startswith("sts/")]
     return hashlib.sha256("\n".join([record.encoder.sha256, *sorted(sets)]).encode()).hexdigest()
@@ -72,7 +72,7 @@ STS_SEVEN = {f"sts/{s}/test/all/spearman" for s in STS_SETS} # The keys of the s
 # %% ../../nbs/results/00_report.ipynb #6cbcd632
 def sts_scores(
     records:list[Record], # Any
-)->pd.DataFrame: # One row a record: id, seed, label, kind, each set and the average, times 100
+)->pd.DataFrame: # One row a scored run: `NO_SCORE`, then each set and the average, times 100
     "STS scores of single runs: test, \"all\", Spearman x 100"
     rows = []
     for r in records:
@@ -161,7 +161,7 @@ def trajectory_points(
     "The held-out scores along the trainings"
     rows = []
     for r in records:
-        run = f"{label(r).split(',')[0]}, seed {r.seed}"
+        run = f"{label(r).rsplit(', ', 1)[0]}, seed {r.seed}"
         for p in r.trajectory:
             metric = r.selection.metric if r.selection else next(iter(p.metrics))
             if metric in p.metrics: rows.append((p.step, 100*p.metrics[metric], run))
@@ -250,7 +250,7 @@ class Section:
     "A table with what it is"
     title:str
     words:str # Size, data, precision
-    table:pd.DataFrame # Empty: the words are all
+    table:pd.DataFrame # Empty: the page shows the title alone
 
 HOW_REAL = (
     "To run on the real sets, go online (they come from the Hugging Face hub by themselves), "

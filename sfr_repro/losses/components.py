@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 import torch
 from torch import Tensor
-from ..core.errors import UserError, check_choice, check_positive
+from ..core.errors import UserError, check_choice, check_non_negative, check_positive
 from ..core.notation import softmax_negatives
 from .arccon import check_angle, turned, turned_slope
 from .simulated_gradient import active_rows
@@ -75,7 +75,7 @@ class Batch:
 # %% ../../nbs/losses/09_components.ipynb #58c59fff
 def exchanged(
     batch:Batch, # Any
-)->Batch: # Anchors and positives exchanged; its `other` is `batch` again
+)->Batch: # Views exchanged, without hard negatives; its `other` is `batch`
     "The batch with the positives as anchors"
     other = Batch(batch.h_pos, batch.h, batch.negatives, batch.tensors, batch.weigh)
     other.other = batch
@@ -85,13 +85,15 @@ def exchanged(
 def weight_of(
     batch:Batch, # Any
 )->Tensor: # `(B, B)`
-    "The weights of a batch; `UserError` for a weight that reads itself"
+    "The weights of a batch; `UserError` for a weight that reads itself, or where there is none"
     weigh,batch.weigh = batch.weigh, None                # removed while it runs
     if weigh is None:
-        raise UserError("batch.weight was read by a weight component: "
+        raise UserError("batch.weight was read by a weight component, or of a batch without one: "
                         "only dissipation and ratio may read it")
     try: return weigh(batch)
-    finally: batch.weigh = weigh
+    finally:
+        batch.weigh = weigh
+        if "other" in vars(batch): batch.other.weigh = weigh    # it may be made meanwhile
 
 # %% ../../nbs/losses/09_components.ipynb #282bef6d
 POSITIVE,NOT_NEGATIVE = ("tau", "margin", "strength", "lam", "eps"), ("power", "floor", "added")
@@ -103,7 +105,8 @@ def check_constants(
     "Raise `ValueError` for the first constant that is out of range"
     for name,x in constants.items():
         number = isinstance(x, (int,float)) and math.isfinite(x)
-        if name in POSITIVE or name in NOT_NEGATIVE and x!=0: check_positive(**{name:x})
+        if name in POSITIVE: check_positive(**{name:x})
+        elif name in NOT_NEGATIVE: check_non_negative(**{name:x})
         elif name=="u": check_angle(x)
         elif name in CHOICES_OF: check_choice(name, x, CHOICES_OF[name])
         elif name=="ratio" and not number:

@@ -49,7 +49,7 @@ class Decomposition:
 # %% ../../nbs/losses/11_decompose.ipynb #f1fde4ee
 def as_components(
     d:Decomposition, # With negatives of one kind
-)->Components: # Rows of `weight` sum to 1
+)->Components: # Rows of `weight` sum to 1, or are 0 where nothing acts
     """Dissipation, weight and ratio from the coefficients
 
     A pull without a push gets an equally shared push that is too small to change a sum."""

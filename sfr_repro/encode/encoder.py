@@ -309,7 +309,7 @@ def _check_length(encoder):
 def _tell(files):
     "Warn with the files that the model may have, by what the cache knows"
     names = ", ".join(files.unknown)
-    asked = "the hub was not asked, and its cache does not say whether the model has"
+    asked = "the hub gave no list, and its cache does not say whether the model has"
     warnings.warn(f"{files.name}: {asked} {names}: taken as not there", stacklevel=3)
 
 # %% ../../nbs/encode/00_encoder.ipynb #f2a08c7c

@@ -41,7 +41,7 @@ class ModelFiles:
     where:str # A folder, or a name of the hub
     listed:frozenset|None=None # What the hub has; None: a folder, or only the hub's cache
     revision:str|None=None # Of the hub
-    why:str="" # Why the hub was not asked
+    why:str="" # Why the hub gave no list; empty: it did, or this is a folder
     unknown:list=field(default_factory=list) # Files that may be there: the cache does not say
 
     def find(self, file:str)->Path|None: # None: it is not there, or the cache does not know
@@ -92,6 +92,7 @@ def model_files(
     except Exception as e: why = reason_of(e)               # offline, unknown, or no name at all
     files = ModelFiles(shown(name), where, why=why)
     try: there = [f for f in ("config.json","modules.json",ADAPTER) if files.find(f)]
+    except EncoderError: there = []                      # no name of the hub: `why` says so
     except (ValueError,OSError) as e: raise EncoderError(f"{files.name}: {reason_of(e)}") from None
     files.unknown.clear()                                # looked up again when needed
     if there: return files

@@ -44,7 +44,7 @@ def over_angle(
     names:Iterable[str]=tuple(LOSSES), # Which losses
 )->pd.DataFrame: # Columns: loss, angle, push, share, ratio
     "Push over its largest, the hardest negative's share of it, and ratio, by angle of the positive"
-    rows = []
+    rows,names = [], tuple(names)
     for theta in angles:
         h,h_pos,towards = fan(theta, hardest, turn=turn)
         for name in names:

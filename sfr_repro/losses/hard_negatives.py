@@ -50,7 +50,7 @@ def weigh_own(
     if M==0: raise UserError(f"{OWN_WEIGHT} is {weight!r}: there is no h_neg to weigh")
     if M % B:
         raise UserError(f"{OWN_WEIGHT} is {weight!r} with {M} hard negatives for {B} anchors: "
-                        "their number must be a multiple, row m belongs to anchor m % B")
+                        f"their number must be a multiple of {B}, row m belongs to anchor m % {B}")
     each = torch.arange(B, C, B, device=scores.device)
     own = torch.arange(rows, device=scores.device)[:,None] + each
     return scores.scatter_add(1, own, torch.full_like(scores[:1,:1], weight).expand(own.shape))

@@ -26,8 +26,8 @@ def strip_cosines(
 
 # %% ../../nbs/losses/18_strips.ipynb #c8a638a9
 def onto_anchors(
-    push:Tensor, # Coefficients of a strip, `(r, B)`, own columns first
-    candidates:Tensor, # `(B, D)`
+    push:Tensor, # Coefficients of a strip, `(r, C)`, own columns first
+    candidates:Tensor, # `(C, D)`
     start:int, # The strip's first row
 )->Tensor: # `(r, D)`
     "Sum of the pushes of all candidates on each anchor of a strip"
@@ -38,7 +38,7 @@ def onto_anchors(
 # %% ../../nbs/losses/18_strips.ipynb #7fd4fe19
 def onto_candidates(
     total:Tensor, # Sum over strips so far, `(C, D)`, added to in place
-    push:Tensor, # Coefficients of a strip, `(r, B)`, own columns first
+    push:Tensor, # Coefficients of a strip, `(r, C)`, own columns first
     rows:Tensor, # Anchors of the strip, `(r, D)`
     start:int, # The strip's first row
 ):

@@ -53,14 +53,14 @@ def checkpoint_damage(
 )->str: # What is wrong with it; "" when it is whole
     "Compare a checkpoint with its seal"
     folder = Path(folder)
-    try:
-        sealed = json.loads((folder/MARKER).read_text(encoding="utf-8"))
-        found = _sizes_and_hashes(folder)
+    try: sealed = json.loads((folder/MARKER).read_text(encoding="utf-8"))
     except FileNotFoundError: return "it was not finished"
     except (OSError, ValueError, RecursionError): return "its list of files cannot be read"
     if not isinstance(sealed, dict): return "its list of files cannot be read"
     for name in needed:
         if name not in sealed: return f"its list of files has no {name}"
+    try: found = _sizes_and_hashes(folder)
+    except OSError as e: return f"one of its files cannot be read ({e.strerror})"
     for name,said in sealed.items():
         if name not in found: return f"{name} is missing"
         if found[name] != said: return f"{name} is not as it was written"

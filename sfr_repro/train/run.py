@@ -293,7 +293,8 @@ def _make_record(config, encoder, loss, dev, tests, opened, options, folder, say
         data,training,last = _train(config, encoder, loss, dev, parts, folder, options)
         data += seen
     result = _evaluate(config, encoder, tests, folder, options.progress)
-    metrics = last_metrics = result.to_metrics()
+    metrics = result.to_metrics()
+    last_metrics = metrics if parts else {}         # without training there is no checkpoint
     if last: last_metrics = _last_metrics(config, encoder, last, tests, folder, options.progress)
     return {"data":[*data, *result.data], **training, "metrics":metrics,
             "last_metrics":last_metrics}

@@ -122,7 +122,7 @@ def variants(d, x):
     chosen = lambda make, values: accuracy(d, x, choose(make, values))
     liblinear = sklearn(solver='liblinear', random_state=SEED)
     solved = sklearn(solver='newton-cholesky', tol=1e-6, max_iter=1000)
-    grid = tuple(1/(n*l) for l in DECAYS[::-1])
+    grid = tuple((1 if many else 2)/(n*l) for l in DECAYS[::-1])    # two weight vectors, or one
     found = {'here': lambda: score_transfer(d, x).accuracy,
         'intercept penalised': lambda: accuracy(d, x, choose(Penalised, Cs)),
         'SentEval, scikit-learn (liblinear)': lambda: chosen(rest(liblinear), Cs),

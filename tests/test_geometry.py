@@ -325,7 +325,7 @@ def test_bad_sentences(tiny, reading):
     refused("sentences has 1 sentence: at least 2 are needed", CORPUS[:1])
     refused("sentences has 0 sentences: at least 2 are needed", [])
     refused("no token type is seen 5 times in the 2 sentences", ["red lamp", "green door"])
-    refused("sentence 60 has more than 64 word pieces: tiny has no positions for more, "
+    refused("sentence 60 has more than 64 word pieces: tiny reads no more, "
             "so shorten it or say truncate=True", [*CORPUS[:60], "lamp "*63])
     refused("sentence 1 is None: it must be a str", ["lamp", None])
     refused("sentences is the text 'One lamp'", "One lamp")

@@ -60,7 +60,7 @@ def measure_model(
     encoder:SentenceEncoder, # Any
     sentences:Sequence[str], # At least 4
     where:str, # "geometry/<set>/<split>"
-    truncate:bool=False, # Cut sentences that are longer than the model's positions
+    truncate:bool=False, # Cut sentences that are longer than the model reads
     progress:bool=False, # Show bars when this takes a while
 )->tuple[dict[str,float],str]: # By the names of records; why there is no official reading, or ""
     "Layers in both readings, tokens, sentences"
@@ -148,12 +148,12 @@ def analyse_record(
     sentences:Sequence[str]|Path|None=None, # Texts, a file of them, or None: as `named_sentences`
     *,
     source:Source|str|Path|None=None, # Where STS-B comes from; None: the first that can serve
-    pooler:str|None=None, # None: as saved with the model
-    truncate:bool=False, # Cut sentences that are longer than the model's positions
+    pooler:str|None=None, # Of a model opened here; None: as saved with it
+    truncate:bool=False, # Cut sentences that are longer than the model reads
     named:tuple[str,int]|None=None, # What it is called, and its seed; None: as `model_name` says
     progress:bool=True, # Show bars when this takes a while
 )->tuple[Record,dict[str,str]]: # Of kind "analyse"; what it was made from, name -> hash
-    "Measure a model in float32"
+    "Measure a model: in float32 if it is opened here, a given encoder as it is"
     session = Session.begin()
     (name,seed),encoder = named or model_name(model), model
     if not isinstance(model, SentenceEncoder):
@@ -182,7 +182,7 @@ def record_geometry(
     source:Source|str|Path|None=None, # Where STS-B comes from; None: the first that can serve
     out:str|Path|None=None, # Where runs go; None: `SFR_RUNS`, or `runs`
     pooler:str|None=None, # None: as saved with each model
-    truncate:bool=False, # Cut sentences that are longer than the model's positions
+    truncate:bool=False, # Cut sentences that are longer than the model reads
     again:bool=False, # Where a record was made from other inputs, keep both
     progress:bool=True, # Show bars when this takes a while
 )->list[tuple[Record,Path]]: # Of `model`, then of `against`: the record and its folder

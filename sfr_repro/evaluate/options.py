@@ -20,8 +20,8 @@ def task_names(
     tasks:str|Sequence[str], # "all", names, or names with commas between
 )->tuple[tuple[str,...],bool]: # In the order of `TASKS`, and whether they were asked for by name
     "Which tasks are meant"
-    if tasks == "all": return TASKS, False
     names = [n.strip() for n in tasks.split(",")] if isinstance(tasks, str) else list(tasks)
+    if names == ["all"]: return TASKS, False
     if not names:
         raise UserError(f"tasks is empty: it must be 'all', or name some of {', '.join(TASKS)}")
     for n in names: check_choice("tasks", n, TASKS)

@@ -70,7 +70,7 @@ def vectors_of(
     texts:Sequence[str], # `n` distinct texts
     cache:str|Path|bool|None=None, # As for `cache_root`; False: keep nothing
     bar:object=None, # A `Progress` that counts texts
-    portion:int=1024, # Texts between two files
+    portion:int=1024, # Texts that one file holds at most
 )->np.ndarray: # `(n, D)`, float32 or float64
     "Vectors of texts; those of a `SentenceEncoder` from the cache if they are there"
     if not isinstance(encoder, SentenceEncoder):

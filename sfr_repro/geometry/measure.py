@@ -36,7 +36,7 @@ def mean_cosine(
 def token_chunks(
     encoder:SentenceEncoder, # Whose tokenizer reads
     sentences:Iterable[str], # Any texts
-    truncate:bool=False, # Cut what is longer than the model's positions, instead of an error
+    truncate:bool=False, # Cut what is longer than the model reads, instead of an error
     size:int=4096, # Sentences at a time
 )->Iterator[tuple[int,list[list[int]]]]: # Number of the chunk's first sentence, ids per sentence
     "Token ids, a chunk at a time"
@@ -47,9 +47,8 @@ def token_chunks(
         ids = tokenize(encoder.tokenizer, chunk, limit if truncate else limit+1)
         for i,x in enumerate(ids, start):
             if len(x) <= limit: continue
-            why = f"{encoder.name or 'the model'} has no positions for more"
-            raise UserError(f"sentence {i} has more than {limit} word pieces: {why}, "
-                            "so shorten it or say truncate=True")
+            raise UserError(f"sentence {i} has more than {limit} word pieces: "
+                f"{encoder.name or 'the model'} reads no more, so shorten it or say truncate=True")
         yield start, ids
         start += len(chunk)
 
@@ -368,17 +367,19 @@ def check_model(
 )->SentenceEncoder: # Opened
     "The encoder; `UserError` when it cannot give this reading"
     check_choice("reading", reading, ("clean","official"))
-    if isinstance(model_or_path, (str,Path)):
-        encoder = SentenceEncoder.from_pretrained(model_or_path)
-    elif isinstance(model_or_path, SentenceEncoder): encoder = model_or_path
-    else:
+    encoder = model_or_path
+    if isinstance(encoder, (str,Path)): encoder = SentenceEncoder.from_pretrained(encoder)
+    if not isinstance(encoder, SentenceEncoder):
         raise UserError(f"model_or_path is a {type(model_or_path).__name__}: "
                         "it must be a SentenceEncoder, a folder or a name")
+    if reading=="clean": return encoder
+    name = encoder.name or "the model"
     if encoder.tokenizer.pad_token_id is None:
-        name = encoder.name or "the tokenizer"
-        raise UserError(f"{name} has no padding token, so sentences cannot be batched")
+        raise UserError(f"{name} has no padding token, which the official reading measures")
+    if encoder.one_length:
+        raise UserError(f"hidden states of {name} depend on padding: it has no official reading")
     attention = getattr(encoder.model.config, "_attn_implementation", None) or "eager"
-    if reading=="official" and attention not in ("eager","sdpa"):
+    if attention not in ("eager","sdpa"):
         raise UserError(f"attention is {attention!r}, which may skip padded positions: "
                         "the official reading measures them and needs 'eager' or 'sdpa'")
     return encoder
@@ -428,14 +429,14 @@ def sum_up(
 # %% ../../nbs/geometry/00_measure.ipynb #50743233
 @torch.no_grad()
 def measure_geometry(
-    model_or_path:SentenceEncoder|str|Path, # An encoder, a folder or a name; in its own precision
+    model_or_path:SentenceEncoder|str|Path, # An encoder, folder or name; in its weights' precision
     sentences:Iterable[str]|None=None, # At least 2, read twice; None: as `check_sentences`
     *,
     reading:str="clean", # "clean" or "official"
     layers:Sequence[int]|None=None, # Which, 0 for the embeddings' output; None: all
     min_count:int=5, # Occurrences that a token type needs
     seed:int=0, # Of the official anisotropy's draws
-    truncate:bool=False, # Cut sentences that are longer than the model's positions
+    truncate:bool=False, # Cut sentences that are longer than the model reads
     progress:bool=False, # Show a bar when this takes a while
 )->Geometry: # Sums, on the model's device
     "Sum up the hidden states of a corpus"

@@ -112,7 +112,8 @@ def plan_batches(
     pad,wide = encoder.pad_id, reading=="official"
     budget = 2048 if encoder.device.type=="cpu" else 1<<16
     copies = {}
-    ids = found.chunk or [ids for _,chunk in token_chunks(encoder, sentences) for ids in chunk]
+    chunks = token_chunks(encoder, sentences, truncate=True)
+    ids = found.chunk or [ids for _,chunk in chunks for ids in chunk]
     for i,tokens in enumerate(ids): copies.setdefault(tuple(tokens), []).append(i)
     once,places = list(copies), list(copies.values())
     for which in _batches_for(encoder, list(map(len, once)), budget):
@@ -154,8 +155,7 @@ def measure_batches(
             layers,dim = range(len(states)), states[0].shape[-1]
             g = empty_geometry(encoder, reading, layers, *types, dim)
         add_batch(g, plan, states)
-        skip = encoder.skip()
-        pooled = finish(encoder.model, states, mask, encoder.pooler, skip)[plan.rows].cpu().numpy()
+        pooled = finish(encoder.model, states, mask, encoder.pooler)[plan.rows].cpu().numpy()
         vectors |= zip(numbers, pooled, strict=True)
     return g, np.stack([vectors[i] for i in range(len(vectors))])
 
@@ -201,7 +201,7 @@ def geometry_probe(
     "A probe that has measured once, so that errors appear here and not later"
     encoder = check_model(encoder, reading)
     where,texts,data = named_sentences(sentences, source, n)
-    found = census(encoder, texts)
+    found = census(encoder, texts, truncate=True)
     types = frequent_types(found, encoder, reading)
     probe = GeometryProbe(encoder, texts, where, data, reading, found, types)
     probe()

@@ -74,7 +74,7 @@ def stamped_code(
         said = json.loads(Path(stamp).read_text(encoding="utf-8"))
         version,commit,made = (said[k] for k in ("version","commit","code_hash"))
     except (OSError, ValueError, LookupError, TypeError) as e:
-        raise UserError(f"SFR_CODE is {str(stamp)!r}: it cannot be read ({e})") from None
+        raise UserError(f"SFR_CODE is {str(stamp)!r}: no stamp ({type(e).__name__}: {e})") from None
     return {"version":version, "commit":commit, "dirty":made != code_hash(root)}
 
 # %% ../../nbs/core/07_provenance.ipynb #42aca5e5

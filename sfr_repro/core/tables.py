@@ -36,7 +36,7 @@ def cell_text(
 def is_number_text(
     text:str, # A cell
 )->bool: # True for a dash, too
-    "Whether a cell is aligned on the right"
+    "Whether a text is a number; a column of nothing else is aligned on the right"
     return re.fullmatch(r"-|[+-]?[\d,]*\.?\d+", text) is not None
 
 # %% ../../nbs/core/08_tables.ipynb #ad7c9cd1
@@ -69,7 +69,10 @@ def latex_table(
     head:Sequence[str], rows:Sequence[Sequence[str]], right:Sequence[bool], # As `plain_table`
 )->str: # A `tabular`, which needs `\usepackage{booktabs}`
     "A table for a paper"
-    def line(cells): return " & ".join(map(latex_text, cells))+r" \\"
+    def line(cells):
+        text = " & ".join(map(latex_text, cells))
+        # or the command before would take a bracket or a star as its option
+        return ("{}" if text.startswith(("[","*")) else "")+text+r" \\"
     columns = "".join("r" if r else "l" for r in right)
     return "\n".join([
         rf"\begin{{tabular}}{{{columns}}}", r"\toprule", line(head), r"\midrule",

@@ -9,7 +9,7 @@ __all__ = ['DEV', 'PROBE', 'LENS_SENTENCES', 'TASK_TEXTS', 'AFTER', 'Texts', 'pl
 # %% ../../nbs/train/08_plan.ipynb #2c522024
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from transformers.models.auto.tokenization_auto import get_tokenizer_config
 from ..core.config import SECTIONS, RunConfig, with_tuples
 from ..core.errors import UserError
@@ -82,7 +82,9 @@ def work_of(
     e,t,shape = config.encoder, config.train, encoder_shape(config.encoder.name)
     steps,loss = plan_steps(config), complete_setting(config)[1]
     def read(texts): return forward_flops(shape, texts.tokens, texts.squares)
-    a_step = step_flops(shape, t, e.max_length, loss, frozen=e.freeze_embeddings, head=e.head)
+    # a device whose share is no larger than a chunk takes the plain step
+    own = replace(t, chunk=None) if t.chunk and t.chunk >= t.batch//devices else t
+    a_step = step_flops(shape, own, e.max_length, loss, frozen=e.freeze_embeddings, head=e.head)
     evaluations = 1+math.ceil(steps/t.eval_every) if steps else 0
     if devices > 1: a_step += (devices-1)*loss_flops(loss, t.batch, shape.width)
     work = {"training":steps*a_step, "STS-B dev while training":evaluations*float(read(DEV))}
@@ -207,7 +209,9 @@ def _assumed(config, d, precision, share, record, bound):
              f"{100*share:.0f} % of that peak is reached, {reached}"]
     if d.gpu:
         bounds = ": they, not the arithmetic, bound the training" if bound else ""
-        found.append(f"{LAUNCHES} kernels a layer and step at {1e6*d.launch:.0f} microseconds "
+        chunk = ", step and chunk (a third more with several)"
+        each = chunk if config.train.chunk else " and step"
+        found.append(f"{LAUNCHES} kernels a layer{each} at {1e6*d.launch:.0f} microseconds "
                      f"each, {'as measured' if known and d.measured else 'assumed'}{bounds}")
     read = [f"{_texts_of(task).sentences:,} for {task}" for task in config.evaluate.tasks]
     found.append(f"each training row is {config.encoder.max_length} tokens, padding included; "
@@ -283,14 +287,18 @@ def plan(
     _check(config)
     d,t = DEVICES[device] if isinstance(device, str) else device, config.train
     precision = "bf16" if t.precision=="auto" else t.precision
+    if precision not in d.share:
+        raise UserError(f"train.precision is {t.precision!r}: the device {d.name} has no speed in "
+                        f"{precision}")
     share,record = d.share[precision], None
-    if not d.gpu: share,record = measured_share(records, d, precision) or (share,record)
+    if d == DEVICES["cpu2"]: share,record = measured_share(records, d, precision) or (share,record)
     work,steps = work_of(config, devices), plan_steps(config)
     seconds = {k: w/(d.peak[precision]*share) for k,w in work.items()}
     seconds["training"] /= devices
     chunks = math.ceil(t.batch//devices/t.chunk) if t.chunk else 1
     layers = encoder_shape(config.encoder.name).layers
-    launches = steps*d.launch*LAUNCHES*layers*chunks            # seconds the host needs
+    passes = 4/3 if chunks > 1 else 1                           # one forward pass more
+    launches = steps*d.launch*LAUNCHES*layers*chunks*passes     # seconds the host needs
     bound = launches > seconds["training"]
     seconds["training"] = max(seconds["training"], launches)
     memory = memory_of(config, precision, d.gpu, devices)

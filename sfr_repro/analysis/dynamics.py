@@ -166,12 +166,12 @@ def check_steps(
     table:pd.DataFrame, # Runs of this setting
 )->None:
     "`UserError` when two runs were measured at different steps"
-    steps = {tuple(sorted(x.unique())) for _,x in table.groupby(["weights","id","seed"]).step}
-    if len(steps) < 2: return
+    steps = [set(x) for _,x in table.groupby(["weights","id","seed"]).step]
+    some = sorted(set.union(*steps)-set.intersection(*steps))
+    if not some: return
     which = ", ".join(f"{k} {v}" for k,v in zip(FACTORS, setting, strict=True))
-    last = ", ".join(str(x[-1]) for x in sorted(steps))
-    raise UserError(f"runs with {which} were looked at last at steps {last}, {len(steps)} ways of "
-                    "looking: runs of one setting need the same looks")
+    raise UserError(f"runs with {which} were not all measured at step {', '.join(map(str, some))}: "
+                    "runs of one setting must be measured at the same steps")
 
 # %% ../../nbs/analysis/02_dynamics.ipynb #45e2b48f
 CHANGE_COLUMNS = (*FACTORS,"claim","seed","start","end","change","half_way")
@@ -187,7 +187,8 @@ def claim_changes(
         for c in claims:
             x = t[(t.place==c.place) & (t.measure==c.measure)]
             x = x.pivot(index="step", columns=["weights","id","seed"], values="value")
-            if len(x) < 2 or x.iloc[[0,-1]].isna().any(axis=None): continue
+            x = x.reindex(sorted(t.step.unique()))          # also the steps where no run has it
+            if x.empty or len(x) < 2 or x.iloc[[0,-1]].isna().any(axis=None): continue
             start,end,half = x.iloc[0], x.iloc[-1], half_way(x.mean(axis=1))
             seeds,change = x.columns.get_level_values("seed"), seed_changes(c, start, end)
             for values in zip(seeds, start, end, change, strict=True):

@@ -18,7 +18,7 @@ from ..core.checks import seed_all
 from ..core.config import RunConfig
 from ..core.errors import UserError, check_choice, check_positive
 from ..core.notation import as_views, softmax_negatives, unit_rows
-from ..data.corpus import load_corpus
+from ..data.triples import corpus_of
 from ..encode.encoder import SentenceEncoder, make_head, pad_ids, tokenize
 from ..losses.components import Batch, R
 from ..losses.simulated_gradient import active_rows
@@ -184,7 +184,7 @@ def statistics(
     h_pos:Tensor, # Positives, unit rows, `(B, D)`
     *,
     margin:float=.3, # Difference of cosines at which an anchor is no longer counted, above 0
-    tau:float=.05, # Temperature of the weights, above 0
+    tau:float=.05, # Temperature of the weights and of MixCSE, above 0
     lam:float=.01, # Size of the step of `ratio_bounds`, above 0
 )->dict[str,float]: # By name
     "Each statistic as a mean, the lower bound as a median"
@@ -234,17 +234,21 @@ class Probe:
 def watch_training(
     config:RunConfig, # Encoder, loss, data and training, as an experiment file has them
     sentences:Sequence[str], # The probe's: left out of the training corpus
-    folder:str|Path, # For what the trainer writes
+    # For what the trainer writes; new or empty, since a training that was cut off cannot go on
+    folder:str|Path,
 )->dict[int,tuple[Tensor,Tensor]]: # step -> two views of the probe, `(B, D)` each, float64
     "Train, and record two views of the same sentences on the way"
     config,loss = complete_setting(config)
     if loss.needs:
         raise UserError(f"loss.name is {loss.name!r}: a loss that needs a teacher is not watched "
                         "here, give another")
+    if config.data.triples is not None:
+        raise UserError(f"data.triples is {config.data.triples!r}: triples are not watched here, "
+                        "give data.corpus")
     seed_all(config.seed)
-    encoder,held,data,e = open_encoder(config), set(sentences), config.data, config.encoder
-    corpus = load_corpus(data.corpus, data.sentences, seed=config.seed, source=data.source)
-    ids = tokenize(encoder.tokenizer, [s for s in corpus if s not in held], e.max_length)
+    encoder,held,e = open_encoder(config), set(sentences), config.encoder
+    corpus = [s for s in corpus_of(config) if s not in held]
+    ids = tokenize(encoder.tokenizer, corpus, e.max_length)
     head = make_head(e.head, encoder.dim, e.head_init_std).to(encoder.device)
     probe = Probe(encoder, sentences, e.max_length, config.seed)
     watch = train(encoder, head, loss, ids, config.train, probe, folder, config.seed,

@@ -205,7 +205,7 @@ def load_corpus(
         texts = [decode(line, path, number).strip() for path,number,line in rows]
         name,label = "+".join(Path(n).name for n in names), found.label() if found else "file"
         corpus = Corpus(texts, name, label, how_taken(sentences, seed))
-        if sentences and len(texts) < sentences:
+        if sentences and 2 <= len(texts) < sentences:
             raise DataError(f"sentences is {sentences}: corpus {corpus.name} has {len(texts)}, so "
                             f"write sentences = {len(texts)} or less in [data]")
     if len(corpus) < 2:

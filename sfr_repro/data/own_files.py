@@ -18,7 +18,7 @@ from .sts import STSSet, load_sts, reference_set
 def corpus_names(
     config:RunConfig, # Its `data` section and its folder
 )->tuple[str,...]: # For `load_corpus`
-    "The corpora of a setting, with the full path of each file"
+    "The corpora of a setting, with the path of each file"
     return tuple(config.place(n) if is_file_name(n) else n for n in config.data.corpus)
 
 # %% ../../nbs/data/06_own_files.ipynb #2e4254cb
@@ -62,7 +62,7 @@ def _is_file(name):
 
 # %% ../../nbs/data/06_own_files.ipynb #c0a7595f
 def check_text_file(
-    path:str|Path, # Of sentences
+    path:str|Path, # Of sentences, as for `sfr-repro analyse --sentences`
 ):
     "`DataError` for a file of sentences that cannot be opened"
     try: open(path, "rb").close()

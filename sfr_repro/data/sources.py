@@ -307,6 +307,7 @@ def hub_place(
         revision = hub_revision(hub)
         place = dict(path=hub.repo, revision=revision)
     if hub.file: place["data_files"] = hub.file
+    if hub.file.endswith(".csv"): place["keep_default_na"] = False      # "n/a" is a sentence
     return place, source.label(hub.repo, revision)
 
 # %% ../../nbs/data/00_sources.ipynb #fcf2b117

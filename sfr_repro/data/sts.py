@@ -74,7 +74,7 @@ def check_pair(
     if not math.isfinite(value):
         raise DataError(f"{where} has the score {score!r}: it must be a number from 0 to 5")
     if not 0 <= value <= 5:
-        raise DataError(f"{where} has the score {value:g}: it must lie between 0 and 5")
+        raise DataError(f"{where} has the score {value}: it must lie between 0 and 5")
     for i,s in enumerate(sentences, 1):
         if not isinstance(s, str) or is_blank(s):
             raise DataError(f"{where} has an empty sentence{i}")

@@ -121,8 +121,9 @@ def check_hub_triples(
     source:Source|str|Path|None, # As for `resolve`
 )->Source: # The hub
     "`DataError` if another source was asked for than the hub, the only one that has this table"
-    if source in ("folder","embedded"):
-        raise DataError(f"triples is {name!r} and source is {source!r}: it is on the hub only")
+    kind = source.kind if isinstance(source, Source) else source
+    if kind not in (None,"hub"):
+        raise DataError(f"triples is {name!r} and source is {str(kind)!r}: it is on the hub only")
     return source if isinstance(source, Source) else resolve("hub")
 
 def load_triples(

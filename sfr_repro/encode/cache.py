@@ -110,7 +110,7 @@ def cache_root(
     "The cache's folder; `UserError` for a user without a home"
     root = os.path.expanduser(cache or os.environ.get("SFR_CACHE") or "~/.cache/sfr_repro")
     if str(root).startswith("~"):
-        raise UserError(f"{root}: this user has no home folder: SFR_CACHE names another place")
+        raise UserError(f"{root}: this user has no home folder: set SFR_CACHE to a folder")
     return Path(root)
 
 # %% ../../nbs/encode/03_cache.ipynb #103f28d3
@@ -135,10 +135,11 @@ def check_unit_vectors(
     if not x.isfinite().all():
         first = int((~x.isfinite().all(1)).nonzero()[0])
         raise UserError(f"teacher {name}: the vector of sentence {first} is not finite")
+    if not n: return x
     length = x.norm(dim=1)
     worst = int((length-1).abs().argmax())
     if abs(length[worst]-1) > 1e-3:
-        what = f"the vector of sentence {worst} has length {length[worst]:.3g}"
+        what = f"the vector of sentence {worst} has length {length[worst]:.6g}"
         raise UserError(f"teacher {name}: {what}: it must be 1")
     return x
 
@@ -184,7 +185,7 @@ def writable_folder(
         why = f"{folder} cannot be written"
     except OSError as e: why = f"{e.filename} cannot be written ({e.strerror})"
     except UserError: why = "this user has no home folder"
-    warnings.warn(f"vectors are not kept: {why}; SFR_CACHE names another place", stacklevel=2)
+    warnings.warn(f"vectors are not kept: {why}; set SFR_CACHE to a folder", stacklevel=2)
     return None
 
 # %% ../../nbs/encode/03_cache.ipynb #e32f01c0

@@ -52,14 +52,14 @@ def read_prompts(
     good = isinstance(texts, dict) and all(isinstance(t, (str,type(None))) for t in texts.values())
     if not good: raise EncoderError(f"{name}: prompts of {TOP} must be texts by name")
     texts = {k:t or "" for k,t in texts.items()}
-    if default is not None and default not in texts:
+    if default is not None and not (isinstance(default, str) and default in texts):
         raise EncoderError(f"{name}: default_prompt_name of {TOP} is {default!r}, no prompt's name")
     if cut is not None and not (is_whole(cut) and cut > 0):
         raise EncoderError(f"{name}: truncate_dim of {TOP} is {cut!r}: it must be a whole number")
     return Prompts(texts, default), cut
 
 # %% ../../nbs/encode/08_pipeline.ipynb #c0a10617
-USUAL = { # Settings of a Transformer module that leave vectors as they are, and how they are then
+USUAL = { # Settings of a Transformer module, each with the value that leaves vectors as they are
     "transformer_task":"feature-extraction", "module_output_name":"token_embeddings",
     "modality_config":{"text":{"method":"forward", "method_output_name":"last_hidden_state"}},
     "query_length":None, "document_length":None, "query_expansion":None, "processing_kwargs":None,
@@ -120,7 +120,7 @@ def read_pooling(
                            f"{' in the cache' if files.why else ''}: give pooler=")
     modes = said.get("pooling_mode") or [m for m,old in MODES.items() if said.get(old)] or ["mean"]
     modes = [modes] if isinstance(modes, str) else modes
-    if not isinstance(modes, list) or not all(m in MODES for m in modes):
+    if not isinstance(modes, list) or not all(isinstance(m, str) and m in MODES for m in modes):
         must = f"it must be one of {', '.join(MODES)}"
         raise EncoderError(f"{files.name}: pooling_mode of {file} is {modes!r}: {must}")
     pooled = said.get("include_prompt", True)

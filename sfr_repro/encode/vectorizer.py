@@ -35,7 +35,7 @@ class SentenceVectorizer(TransformerMixin, BaseEstimator):
     def transform(self, X)->np.ndarray: # float32, `(n, D)`, from `n` texts
         "Vectors of texts"
         if len(getattr(X, "shape", ())) > 1:
-            raise ValueError(f"X has shape {tuple(X.shape)}: it must be one column of texts")
+            raise ValueError(f"X has shape {tuple(X.shape)}: it must be (n,), one text each")
         if not hasattr(self, "encoder_"): self.fit(X)
         return self.encoder_.encode(X, progress=False, normalize=self.normalize,
                                     batch_size=self.batch_size)

@@ -270,7 +270,7 @@ def load_model(
 # %% ../../nbs/encode/06_weights.ipynb #39c1df7d
 def config_text(
     model:nn.Module, # A Hugging Face model
-)->str: # The same after saving elsewhere; not for `TWO_LAYERS`, which set `output_hidden_states`
+)->str: # The same after saving a bare encoder elsewhere, except for poolers in `TWO_LAYERS`
     "What a model's configuration says, without where it lay and which version wrote it"
     left_out = ("_name_or_path","transformers_version","sfr_repro")
     config = {k:v for k,v in model.config.to_dict().items() if k not in left_out}
@@ -286,6 +286,7 @@ def tokenizer_text(
     "What a tokenizer does, without traces of its last call"
     side = getattr(tokenizer, "truncation_side", "right")
     said = {} if side=="right" else {"truncation_side":side}
+    if getattr(tokenizer, "split_special_tokens", False): said["split_special_tokens"] = True
     if fast := getattr(tokenizer, "backend_tokenizer", None):
         said |= json.loads(fast.to_str())
         return json.dumps({k:v for k,v in said.items() if k not in ("truncation","padding")},
@@ -293,6 +294,7 @@ def tokenizer_text(
     files,given = tokenizer.vocab_files_names, tokenizer.init_kwargs
     said |= {"options":{k:v for k,v in given.items() if isinstance(v, (str,bool,int,float))
         and k not in (*NO_CUTTING,*files) and not k.endswith(("file","path","_token"))}}
+    said |= {"special":{k:str(t) for k,t in tokenizer.special_tokens_map.items()}}
     paths = {k:getattr(tokenizer, k, None) or given.get(k) for k in files}
     said |= {k:file_sha256(p) for k,p in paths.items() if p and Path(str(p)).is_file()}
     return json.dumps([type(tokenizer).__name__, said, tokenizer.get_vocab()], sort_keys=True)

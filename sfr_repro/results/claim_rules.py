@@ -148,10 +148,9 @@ CLAIM_MEASURES:dict[str,Callable[[Claim,Record],dict[str,float]]] = {
 # %% ../../nbs/results/09_claim_rules.ipynb #bdd62c3d
 SETTING_KEYS = { # Key of a setting -> where a record's config has it
     "loss":"loss.name", "pooler":"encoder.pooler", "head":"encoder.head", "lr":"train.lr",
-    "teacher":"teacher.name",
-    "repair":"loss.constants.repair", "mask":"loss.constants.mask", "form":"loss.constants.form",
-    "margin":"loss.constants.margin", "tau":"loss.constants.tau", "ratio":"loss.constants.ratio",
-    "rule":"loss.constants.rule", "control":"loss.constants.control"}
+    "teacher":"teacher.name", "repair":"loss.constants.repair", "mask":"loss.constants.mask",
+    "form":"loss.constants.form", "margin":"loss.constants.margin", "ratio":"loss.constants.ratio",
+    "tau":"loss.constants.tau", "rule":"loss.constants.rule", "control":"loss.constants.control"}
 SHORT = {"pre-trained":{"experiment":"untrained", "pooler":"cls"}} # Names that are no loss
 RATES_EXPERIMENT = "paradigm_main" # The experiment in which each loss has its chosen rate
 
@@ -159,8 +158,7 @@ def setting_of(
     setting:Setting, # As the file has it
 )->dict[str,Any]: # As a table
     "A setting written out"
-    if isinstance(setting, str): return SHORT.get(setting, {"loss":setting})
-    return setting
+    return SHORT.get(setting, {"loss":setting}) if isinstance(setting, str) else setting
 
 # %% ../../nbs/results/09_claim_rules.ipynb #54a4c1a8
 def setting_name(
@@ -168,8 +166,7 @@ def setting_name(
 )->str: # For example "mhe_repaired weight+ratio same"
     "A setting in a few words"
     if isinstance(setting, str): return setting
-    values = ("+".join(v) if isinstance(v, list) else str(v) for v in setting.values())
-    return " ".join(values)
+    return " ".join("+".join(v) if isinstance(v, list) else str(v) for v in setting.values())
 
 # %% ../../nbs/results/09_claim_rules.ipynb #c7cfeb75
 def config_value(
@@ -193,8 +190,7 @@ def wanted_value(
         main = [r for r in records if r.experiment.name == RATES_EXPERIMENT]
         rates = {config_value(r, key) for r in main if r.config["loss"]["name"] == value[3:]}
         if len(rates) != 1:
-            found = f"{len(rates)} rates of {value[3:]}"
-            raise NotRun(f"{RATES_EXPERIMENT} has {found}, not one")
+            raise NotRun(f"{RATES_EXPERIMENT} has {len(rates)} rates of {value[3:]}, not one")
         return rates.pop()
     return sorted(value) if isinstance(value, list) else value
 
@@ -215,11 +211,12 @@ def runs_of(
     table = setting_of(setting)
     wanted = {k:wanted_value(k, v, records) for k,v in table.items() if k != "experiment"}
     if "loss" in wanted: records = [r for r in records if r.kind == "train"]
-    for experiment in (table["experiment"],) if "experiment" in table else claim.records:
+    experiments = (table["experiment"],) if "experiment" in table else claim.records
+    for experiment in experiments:
         here = [r for r in records if r.experiment.name == experiment]
         fitting = [r for r in here if has_values(r, wanted)]
         if fitting: break
-    else: raise NotRun(f"no record of {setting_name(setting)} in {', '.join(claim.records)}")
+    else: raise NotRun(f"no record of {setting_name(setting)} in {', '.join(experiments)}")
     ids,runs = {r.id for r in fitting}, {r.seed:r for r in fitting}
     where = f"claim {claim.id}: {setting_name(setting)}"
     if len(ids) > 1:
@@ -321,7 +318,10 @@ def read_claims(
     odd = set(tables)-{"claim"}
     if odd: raise UserError(f"{path}: unknown key {min(odd)!r}: only [[claim]] is allowed")
     claims = {}
-    for n,table in enumerate(tables.get("claim", []), 1):
+    listed = tables.get("claim", [])
+    if not isinstance(listed, list) or not all(isinstance(t, dict) for t in listed):
+        raise UserError(f"{path}: each claim must be a table that starts with [[claim]]")
+    for n,table in enumerate(listed, 1):
         where = f"{path.name}, claim {n} ({table.get('id','no id')})"
         for row in readings_of(table, where):
             claim = read_claim(row, where)
@@ -338,11 +338,12 @@ def readings_of(
 )->list[dict[str,Any]]: # A table for each reading, or the claim itself
     "A claim that is read in several experiments or at two checkpoints"
     if "readings" not in table: return [table]
-    rows,keys = [], {"name","experiment","checkpoint"}
-    for reading in table["readings"]:
-        if set(reading) != keys:
-            allowed = ", ".join(sorted(keys))
-            raise UserError(f"{where}: a reading has the keys {allowed} and no other")
+    rows,keys,readings = [], {"name","experiment","checkpoint"}, table["readings"]
+    if not isinstance(readings, list) or not readings:
+        raise UserError(f"{where}: readings must be a list of one table or more")
+    for reading in readings:
+        if not isinstance(reading, dict) or set(reading) != keys:
+            raise UserError(f"{where}: a reading has the keys {', '.join(sorted(keys))} only")
         own = {"id":f"{table.get('id','')}-{reading['name']}", "reading":reading["name"],
             "checkpoint":reading["checkpoint"],
             "records":[reading["experiment"], *table.get("records", [])[1:]]}
@@ -356,13 +357,15 @@ def read_claim(
 )->Claim: # Checked
     "One claim"
     lists = {k:tuple(v) for k,v in table.items() if isinstance(v, list)}
-    if "singles" in lists: lists["singles"] = tuple(map(tuple, lists["singles"]))
+    pairs = lists.get("singles", ())
+    if pairs: lists["singles"] = tuple(tuple(p) if isinstance(p, list) else p for p in pairs)
     try: claim = Claim(**table|lists)
     except ValidationError as e:
         first = e.errors()[0]
         key,why = ".".join(map(str, first["loc"])), first["msg"]
         faults = {"extra_forbidden":f"unknown key {key!r}", "missing":f"the key {key!r} is missing"}
         fault = faults.get(first["type"], f"{key}: {why[0].lower()}{why[1:]}")
+        if key.startswith("singles"): fault = 'singles must be "pairwise" or a list of pairs'
         raise UserError(f"{where}: {fault}") from None
     check_claim(claim, where)
     return claim
@@ -390,13 +393,10 @@ def check_claim(
         return
     try: check_kind(claim.kind, claim.least)
     except ValueError as e: refuse(e)
-    if claim.measure is None or claim.measure in RECORD_MEASURES: return
-    if claim.measure == "values":
-        if not claim.values: refuse("the key 'values' is missing")
-        return
-    known = ", ".join((*CLAIM_MEASURES, *RECORD_MEASURES, "values"))
-    if claim.measure not in CLAIM_MEASURES:
-        refuse(f"measure {claim.measure!r} is not one of {known}")
+    if claim.measure == "values" and not claim.values: refuse("the key 'values' is missing")
+    if claim.measure in (None, "values", *RECORD_MEASURES): return
+    known,m = ", ".join((*CLAIM_MEASURES, *RECORD_MEASURES, "values")), claim.measure
+    if m not in CLAIM_MEASURES: refuse(f"measure {m!r} is not one of {known}")
     if not claim.higher: refuse("a measure needs settings in 'higher'")
     if claim.measure == "geometry" and not claim.geometry: refuse("the key 'geometry' is missing")
     if claim.measure in SCORES and not claim.checkpoint: refuse("the key 'checkpoint' is missing")

@@ -46,8 +46,9 @@ def read_named(
 )->list[tuple[str,Record]]: # Each file once, in the order named
     "Records, each with the file it comes from"
     files = [f for p in paths for f in record_files(p)]
-    once = {f.resolve():f for f in reversed(files)}
-    found = [(str(f), read_record(f)) for f in reversed(once.values())]
+    once = {}
+    for f in files: once.setdefault(f.resolve(), f)
+    found = [(str(f), read_record(f)) for f in once.values()]
     for f,r in found:
         if why := record_fault(r): raise UserError(f"{f}: {why}")
     return found
@@ -137,11 +138,16 @@ def common_sets(
     for r in records:
         for d in r.data:
             before,_ = texts.setdefault(d.name, (d.sha256, r.run_name))
-            if before != d.sha256 and tuple(d.name.split("/")[1:]) in common:
+            if before != d.sha256 and _is_of(d.name, common, task):
                 raise UserError(f"{texts[d.name][1]} and {r.run_name} were measured on other "
                                 f"texts of {d.name}, so their scores cannot be compared")
     over = averaged_sets([name for name,_ in common], HEADLINES[task].sets)
     return [k for k in common if k[0] in over]
+
+def _is_of(name, sets, task):
+    "Whether a record's data of this name are one of the sets; those of transfer name no split"
+    its_task,_,rest = name.partition("/")
+    return its_task==task and any(rest in (own, f"{own}/{split}") for own,split in sets)
 
 def score_matrix(
     setting:ComparedSetting, # With all of these
@@ -226,8 +232,8 @@ def comparison_words(
     "What is compared, and how to read the verdicts"
     sets = common_sets(settings, task)
     records = [r for s in settings for r in s.records.values()]
-    names = {f"{task}/{name}/{split}" for name,split in sets}
-    every = {(d.name,d.source):d.model_dump() for r in records for d in r.data if d.name in names}
+    every = {(d.name,d.source):d.model_dump() for r in records for d in r.data
+             if _is_of(d.name, sets, task)}
     splits = "/".join(dict.fromkeys(split for _,split in sets))
     over = f"average of {len(sets)} sets" if len(sets) > 1 else sets[0][0]
     sources = sources_text(list(every.values()))

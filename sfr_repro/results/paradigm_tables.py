@@ -64,7 +64,8 @@ def rate_text(
     rate:float, # A learning rate
 )->str: # For example "2e-5"
     "A rate as an experiment file writes it"
-    return f"{rate:.0e}".replace("e-0", "e-")
+    digits,power = f"{rate:e}".split("e")
+    return f"{float(digits):g}e{int(power)}"
 
 # %% ../../nbs/results/12_paradigm_tables.ipynb #844ede10
 MAIN_RUNS,COMMON_RUNS = "paradigm_main", "paradigm_common" # Experiments: own rate, one rate
@@ -279,7 +280,7 @@ def _cell(values, most):
 
 def parts_table(
     records:Sequence[Record], # All
-)->pd.DataFrame: # Columns: parts, and the four losses; empty where not run
+)->pd.DataFrame: # Parts, and the four losses, each with a main run; empty where not run
     "STS average of the last checkpoint for every setting of the ablation: mean ± deviation"
     columns = {LABELS[k]:variant_scores(records, f"{k}_repaired") for k in ORIGINALS}
     rows = []

@@ -190,7 +190,7 @@ def holm(
 
 # %% ../../nbs/results/07_verdict.ipynb #e0d38796
 def family_sentence(
-    p_values:Sequence[float], # Of all claims of a family that have an interval
+    p_values:Sequence[float], # Against 0, of all claims of a family that have an interval
 )->str: # For a page
     "How many verdicts chance gives a family, and how many hold after Holm's correction"
     m,chance = len(p_values), f"{expected_false(len(p_values)):.2g}"

@@ -200,7 +200,8 @@ def analyse(
     sentences:Sentences=None,
     pooler:Pooler=None,
     source:Annotated[Optional[str], typer.Option(
-        help="folder, hub or embedded. Default: the first that can serve.")]=None,
+        help="folder, hub, embedded, or a folder's path. Default: the first that can "
+             "serve.")]=None,
     truncate:Annotated[bool, typer.Option(
         help="Cut sentences that are longer than the model reads.")]=False,
     out:Out=None,

@@ -91,7 +91,7 @@ MEASURES = { # Ours -> trec_eval's
     "ndcg@10":"ndcg_cut_10", "map@1000":"map", "mrr@10":"recip_rank", "recall@100":"recall_100"}
 
 def ranking_measures(
-    ranked:Sequence[Sequence[int]], # For each query: documents, best first, at most 1000
+    ranked:Sequence[Sequence[int]], # For each query: documents, best first; 1000 of them count
     judged:Sequence[Mapping[int,int]], # For each query: position of a document -> grade
 )->dict[str,np.ndarray]: # By name, one value a query, in [0, 1]
     "The measures of `trec_eval` for rankings; positions of -1 are left out"
@@ -139,7 +139,8 @@ def check_retrieval_vectors(
         if not len(bad): continue
         what = "is zero" if finite[bad[0]] else "holds values that are not finite"
         others = and_others(len(bad), len(x))
-        raise DataError(f"{places[bad[0]]}: the vector of this {kind} {what}{others}")
+        place = places[bad[0]] if places else f"{data.name} {kind} {bad[0]+1}"
+        raise DataError(f"{place}: the vector of this {kind} {what}{others}")
     if len(docs) < 2: return
     first,most = unit64(docs[:1])[0], 0.
     for i in range(0, len(docs), 8192):

@@ -145,7 +145,7 @@ def learning_rate(
 
 # %% ../../nbs/pretrain/02_model.ipynb #658d4596
 class Learner:
-    "A model, its half-precision copy `p`, and the optimiser"
+    "A model, its copy `p` in the precision it computes with, and the optimiser"
     def __init__(self,
         config:PretrainConfig, # The setting
         vectors:np.ndarray|None=None, # Initial piece vectors, `(V, D)`; None: random
@@ -205,7 +205,7 @@ def heldout_loss(
     p:dict[str,Tensor], # Parameters by BERT's names
     text:Pieces, # The whole text
     config:PretrainConfig, # The setting
-    limit:int=1000, # About how many sentences
+    limit:int=1000, # With more sentences, an even share of them: from `limit` to less than twice
 )->float: # In nats a piece
     "Masked-language loss on sentences that were never trained on"
     i = np.flatnonzero(heldout_sentences(len(text), config.heldout_every))

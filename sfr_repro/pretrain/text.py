@@ -38,7 +38,7 @@ def check_names(
     "`UserError` for two files of one name, since a record names a corpus by its file"
     seen = {}
     for given in filter(is_file_name, corpus):
-        if (first := seen.setdefault(Path(given).name, given)) is given: continue
+        if (first := seen.setdefault(Path(given).name, given)) == given: continue
         raise UserError(f"[pretrain] corpus has {first} and {given}: two files may not have one "
                         "name, since a record keeps the name alone")
 

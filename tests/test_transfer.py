@@ -110,7 +110,7 @@ def test_hub_sets_from_a_mirror(tmp_path):
         assert found.counts == TRANSFER_COUNTS[name] and found.classes == CLASSES[name]
         assert found.source.startswith("mirror ")
     assert found.places[5452] == "mirror SetFit/TREC-QC test row 1"
-    with pytest.raises(DataError, match="the mirror has no folder jxm/mpqa"):
+    with pytest.raises(DataError, match="the hub has no 'MPQA' for this project"):
         load_transfer("MPQA", Source("hub", tmp_path))
 
 def test_without_folder_and_hub_there_is_one_sentence(monkeypatch):

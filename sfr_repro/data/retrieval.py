@@ -20,6 +20,7 @@ from sfr_repro.data.sources import (
     Hub,
     Source,
     describe,
+    hub_problem,
     is_blank,
     read_repo,
     read_tsv,
@@ -29,7 +30,7 @@ from sfr_repro.data.sources import (
 
 # %% ../../nbs/data/05_retrieval.ipynb #761e3651
 RETRIEVAL_SETS = ("cranfield", "cisi", "quora_dup", "trecqa") # Of the data folder
-RETRIEVAL_COUNTS = { # Set -> documents, queries with a judgement, judgements above 0
+RETRIEVAL_COUNTS = { # Set -> documents, queries with a judgement above 0, such judgements
     "cranfield": (1400, 225, 1612), "cisi": (1460, 76, 3114), "quora_dup": (70780, 3846, 36278),
     "trecqa": None} # Not checked
 GRADES = 2**31 # Grades lie below it: `trec_eval` keeps them in 32 bits
@@ -66,7 +67,7 @@ class RetrievalSet:
     def _twins(self):
         where,twins = {i:k for k,i in enumerate(self.doc_ids)}, {}
         for q,(i,text) in enumerate(zip(self.query_ids, self.queries, strict=True)):
-            doc = self.docs[where[i]] if i in where else None
+            doc,text = self.docs[where[i]].strip() if i in where else None, text.strip()
             if doc is not None and (doc==text or doc.endswith(" "+text)): twins[q] = where[i]
         return twins
 
@@ -314,7 +315,9 @@ def load_retrieval(
         of_the_hub = name in (*HUB_RETRIEVAL, *LEFT_OUT)
         if not of_the_hub or (source.root/"retrieval"/name).is_dir():
             return folder_retrieval(name, source)
-        source = resolve("hub") if name in HUB_RETRIEVAL else Source("hub") # refusing needs no hub
+        if name in HUB_RETRIEVAL and (problem := hub_problem()):
+            raise DataError(f"{name} cannot be had: the folder lacks it, and {problem}")
+        source = Source("hub") # a name in `LEFT_OUT` is refused without asking the hub
     if source.kind == "hub": return hub_retrieval(name, source)
     reason = f"the source is {source}, which has no collection to search"
     raise DataError(f"{name} cannot be had: {reason}")
@@ -323,7 +326,7 @@ def load_retrieval(
 def retrieval_sets(
     source:Source|str|Path|None=None, # As for `resolve`
 )->tuple[str,...]: # Names for `load_retrieval`; none for the embedded source
-    "The sets of a source: of a folder the four, or all it has if it has none of them"
+    "The sets of a source: six of the hub; of a folder the four, or all it has without them"
     source = resolve(source, "retrieval")
     if source.kind == "embedded": return ()
     if source.kind == "hub": return (*RERANKING,"QuoraRetrieval","SciFact","NFCorpus")

@@ -146,9 +146,10 @@ def resolve(
         return Source("hub")
     if source not in (None, "folder"):
         allowed = "'folder', 'hub', 'embedded' or an existing folder"
-        if not Path(source).is_dir():
+        place = Path(os.path.expanduser(source))
+        if not place.is_dir():
             raise DataError(f"source is {str(source)!r}: it must be {allowed}")
-        return Source("folder", Path(source))
+        return Source("folder", place)
     path,why = find_folder()
     if path and area and not (path/area).is_dir(): path,why = None, f"the folder has no {area}"
     if path: return Source("folder", path, why)
@@ -172,7 +173,8 @@ def byte_blocks(
     except FileNotFoundError:
         there = sorted(p.name for p in path.parent.glob("*") if p.is_file())
         holds = ", ".join(there) or "no file"
-        raise DataError(f"{path} is not there: its folder holds {holds}") from None
+        what = f"its folder holds {holds}" if path.parent.is_dir() else "its folder does not exist"
+        raise DataError(f"{path} is not there: {what}") from None
     except (OSError, EOFError, ValueError, zlib.error) as e:
         name = path if str(path).isprintable() else ascii(str(path))
         raise DataError(f"{name} cannot be read to its end: {e}") from e
@@ -224,13 +226,14 @@ def read_header(
 def read_tsv(
     path:Path, # Tab-separated, UTF-8, with a header line and without quoting
     columns:Sequence[str], # The columns wanted
-    faults:list[str]|None=None, # Collects the faults of lines, which are left out; None: raise
+    faults:list[str]|None=None, # Collects rows of a wrong width, which are left out; None: raise
 )->Iterator[tuple[int,tuple[str,...]]]: # Line number from 1, and the values by `columns`
     "Rows of a table; `DataError` names file and line"
     names = read_header(path)
     for c in columns:
         there = ", ".join(repr(n[:20]) for n in names[:8])
         if c not in names: raise DataError(f"{path} line 1 has no column {c!r}: it has {there}")
+        if names.count(c) > 1: raise DataError(f"{path} line 1 has the column {c!r} twice")
     at,blank = [names.index(c) for c in columns], None
     for number,line in itertools.islice(read_lines(path), 1, None):
         if len(names) > 1 and "\t" not in line and is_blank(line):

@@ -42,7 +42,7 @@ TRANSFER_COUNTS = { # Set -> split -> number of rows; "all" is divided by cross-
 class TransferSet:
     "Labelled sentences, or pairs of sentences, with their splits"
     name:str # For example "MR"
-    classes:tuple[str,...] # The labels there are, sorted
+    classes:tuple[str,...] # The labels allowed, in order
     labels:np.ndarray=field(repr=False) # Positions in `classes`, `(n,)`, int64
     splits:tuple[str,...]=field(repr=False) # Of each row: "all", or "train", "dev", "trial", "test"
     sentence1:list[str]=field(repr=False) # `n` sentences
@@ -197,7 +197,6 @@ HUB_TRANSFER = { # Set -> the parts it is made of
                     dict(train="all", validation="all", test="all"), ("label","text")),
     "CR": hub_parts("SetFit/SentEval-CR", dict(train="all", test="all"), ("label","text")),
     "SUBJ": hub_parts("SetFit/subj", dict(train="all", test="all"), ("label","text")),
-    "MPQA": hub_parts("jxm/mpqa", dict(train="all", dev="all", test="all"), ("label","sentence")),
     "SST2": hub_parts("stanfordnlp/sst2", dict(train="train"), ("label","sentence"))
             + hub_parts("SetFit/sst2", dict(validation="dev", test="test"), ("label","text")),
     "TREC": hub_parts("SetFit/TREC-QC", dict(train="train", test="test"),
@@ -241,9 +240,9 @@ def load_transfer(
 def transfer_sets(
     source:Source|str|Path|None=None, # As for `resolve`
 )->tuple[str,...]: # Names for `load_transfer`; none for the embedded source
-    "The sets of a source: the seven, or all sets of a folder that has none of them"
+    "The sets of a source: the seven, of the hub six; all sets of a folder that has none of them"
     source = resolve(source, "transfer")
     if source.kind == "embedded": return ()
-    if source.kind == "hub": return TRANSFER_SETS
+    if source.kind == "hub": return tuple(HUB_TRANSFER)
     there = sorted(p.stem for p in (source.root/"transfer").glob("*.tsv"))
     return tuple(there) if there and not set(there) & set(TRANSFER_SETS) else TRANSFER_SETS

@@ -171,7 +171,7 @@ class SentenceTransformersLoss(nn.Module):
 
     @property
     def citation(self)->str: # BibTeX
-        "SimCSE's paper for InfoNCE, SoftCSE's for its losses, paper A for all others"
+        "SimCSE's paper for InfoNCE, SoftCSE's for its losses, Li et al. (2024) for all others"
         name = self.loss.name
         if name.startswith("softcse"): return CITATIONS["softcse"]
         return CITATIONS["simcse" if name=="infonce" else "paradigm"]

@@ -17,7 +17,7 @@ from ..core.errors import UserError
 from ..core.records import Record, pipe_table, read_record, write_whole
 from ..data.sources import HUB, first_line, hub_problem
 from ..encode.loading import read_json
-from ..encode.names import model_folder
+from ..encode.names import YARDSTICK, model_folder
 from ..evaluate.headlines import headline_rows, record_line, set_scores
 from ..evaluate.sts import sources_text
 
@@ -60,8 +60,9 @@ def front_matter(
     names = [d.name.partition("/")[2] for d in _training_data(record)]
     data = [HUB[name].repo for name in names if name in HUB]
     name = facts.name or record.run_name
+    local = os.path.isdir(base) or base in ("sfr-mini",YARDSTICK)       # no names of the hub
     found = {
-        "base_model":"" if os.path.isdir(base) or base=="sfr-mini" else base, "license":license,
+        "base_model":"" if local else base, "license":license,
         "language":language, "library_name":"sentence-transformers",
         "pipeline_tag":"sentence-similarity", "tags":tags, "datasets":data,
         "model-index":[{"name":name, "results":results}] if results else []}
@@ -81,7 +82,7 @@ POOLING = { # Pooler -> how `transformers` gets the vectors `x`
 def loading_text(
     place:str, # A folder, or a name on the hub
     pooler:str, # A key of `POOLING`
-    more:bool=False, # Whether the folder has modules after the pooling
+    more:bool=False, # Whether it has modules after the pooling, or a default prompt
 )->str: # Markdown
     "How to load a model in three libraries"
     theirs = f"""from sentence_transformers import SentenceTransformer
@@ -101,7 +102,9 @@ with torch.no_grad(): out = model(**batch, output_hidden_states=True)
     parts = [("sentence-transformers", theirs), ("sfr_repro", ours)]
     if not more: parts.append(("transformers", plain))
     blocks = [f"With `{name}`:\n\n```python\n{code}\n```" for name,code in parts]
-    if more: blocks.append("`transformers` alone lacks the modules after the pooling.")
+    if more:
+        blocks.append("`transformers` alone lacks the modules after the pooling, "
+                      "or the default prompt.")
     return "\n\n".join(blocks)
 
 # %% ../../nbs/train/13_cards.ipynb #57660c86
@@ -123,7 +126,8 @@ def model_card(
     r,config = record, record.config
     constants = config["loss"].get("constants", {})
     loss = ", ".join([f"`{config['loss']['name']}`", *(f"{k} = {v}" for k,v in constants.items())])
-    tests = {"/".join(k.split("/")[:3]) for k in r.metrics}
+    # a set of transfer without splits of its own has two parts in its name
+    tests = {"/".join(k.split("/")[:parts]) for k in r.metrics for parts in (2,3)}
     sources = sources_text([d.model_dump() for d in r.data if d.name in tests] or [{"source":"-"}])
     scores = [[task, name, measure, f"{v:.2f}"] for task,name,measure,v in headline_rows(r.metrics)]
     rows = [[d.name, f"{d.rows:,}", d.source, f"`{d.sha256[:12]}`"] for d in r.data]
@@ -167,7 +171,9 @@ def card_of(
                         "model has a card")
     modules = folder/"modules.json"
     listed = read_json(modules, str(folder), modules.name) if modules.is_file() else []
-    return model_card(record, place, facts, more=len(listed) > 2)
+    top = folder/"config_sentence_transformers.json"
+    prompt = top.is_file() and read_json(top, str(folder), top.name).get("default_prompt_name")
+    return model_card(record, place, facts, more=len(listed) > 2 or bool(prompt))
 
 def write_card(
     folder:str|Path, # Of a model

@@ -125,6 +125,6 @@ def cached_backward(
         last = i==len(chunks)-1                     # processes exchange gradients once, after it
         silent = not last and hasattr(wrapped, "no_sync")
         with wrapped.no_sync() if silent else nullcontext():
-            out = wrapped(*c, views_only=True)["views"]
+            with autocast(): out = wrapped(*c, views_only=True)["views"]
             out.backward(torch.cat([g[i] for g in grads]).to(out.dtype))
     return loss.detach()

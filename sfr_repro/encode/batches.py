@@ -27,7 +27,8 @@ def check_texts(
         shown = f"{sentences[:40]!r}" if isinstance(sentences, str) else type(sentences).__name__
         raise EncoderError(f"sentences is {shown}: it must be a list of texts")
     for i,s in enumerate(sentences):
-        if not isinstance(s, str): raise EncoderError(f"sentence {i} is {s!r}: it must be a str")
+        if not isinstance(s, str):
+            raise EncoderError(f"sentence {i} is {repr(s)[:80]}: it must be a str")
 
 # %% ../../nbs/encode/11_batches.ipynb #7137fa3d
 def tokenize(
@@ -89,6 +90,8 @@ def texts_of(
     for batch in inputs:
         if not isinstance(batch, Mapping) or "text" not in batch:
             raise EncoderError("sentences is a DataLoader: its batches must have the key 'text'")
+        if isinstance(batch["text"], str):
+            raise EncoderError("sentences is a DataLoader without batches: give it a batch_size")
         found += batch["text"]
     check_texts(found)
     return found
@@ -99,7 +102,8 @@ def unit_vectors_of(
     name:str="embeddings", # For the error
 )->Tensor: # `(n, D)`, rows of length 1, at least float32
     "Rows as directions; `EncoderError` for one without, and for texts"
-    if isinstance(x, str) or (isinstance(x, Sequence) and any(isinstance(t, str) for t in x)):
+    listed = isinstance(x, Sequence) or (isinstance(x, np.ndarray) and x.dtype.kind in "OU")
+    if isinstance(x, str) or (listed and any(isinstance(t, str) for t in x)):
         raise EncoderError(f"{name} is made of texts: it must be made of vectors, so encode them")
     x = torch.atleast_2d(torch.as_tensor(x))
     x = x.to(torch.promote_types(x.dtype, torch.float32))
@@ -113,7 +117,9 @@ def cosine_matrix(
     a:np.ndarray|Tensor, b:np.ndarray|Tensor, # `(n, D)` and `(m, D)`
 )->Tensor: # `(n, m)`, in [-1, 1] up to rounding
     "Cosine of each row of `a` with each row of `b`"
-    return unit_vectors_of(a, "embeddings1")@unit_vectors_of(b, "embeddings2").T
+    a,b = unit_vectors_of(a, "embeddings1"), unit_vectors_of(b, "embeddings2")
+    kind = torch.promote_types(a.dtype, b.dtype)
+    return a.to(kind)@b.to(kind).T
 
 def cosine_pairs(
     a:np.ndarray|Tensor, b:np.ndarray|Tensor, # Both `(n, D)`

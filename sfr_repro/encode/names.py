@@ -56,7 +56,8 @@ def model_folder(
         if not any(os.path.isfile(f"{path}/{f}") for f in (WEIGHTS, WEIGHTS_INDEX)):
             raise EncoderError(f"{path}: the folder has no {WEIGHTS}, and {ONLY}")
     elif os.path.exists(path) or path.startswith((".","/","~")):
-        raise EncoderError(f"{shown(path)}: this is no folder with a model")
+        tilde = ": ~ is not expanded" if path.startswith("~") else ""
+        raise EncoderError(f"{shown(path)}: this is no folder with a model{tilde}")
     return path
 
 WEIGHTS,WEIGHTS_INDEX = "model.safetensors", "model.safetensors.index.json"

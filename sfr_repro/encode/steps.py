@@ -84,13 +84,14 @@ class Truncate(nn.Module):
 # %% ../../nbs/encode/07_steps.ipynb #c0a1060e
 def activation(
     name:object, # Such as "torch.nn.modules.activation.Tanh"
-)->nn.Module|None: # None: it is no nonlinearity of `torch.nn`
+)->nn.Module|None: # None: it is none of `torch.nn`, or one that cannot serve
     "The nonlinearity of that name"
     match = re.fullmatch(r"torch\.nn\.(?:modules\.(?:activation|linear)\.)?(\w+)", str(name))
     kind = getattr(nn, match[1], None) if match else None
     known = ("torch.nn.modules.activation",)
     if kind is nn.Identity: return nn.Identity()
     if kind is None or getattr(kind, "__module__", "") not in known: return None
+    if kind in (nn.GLU, nn.PReLU, nn.Softmax2d): return None  # half as wide; weights; of images
     try: return kind()
     except TypeError: return None
 
@@ -107,7 +108,7 @@ def read_step(
     name,file = files.name, f"{place}/config.json"
     said = files.section(file)
     if kind != "Normalize" and not said:
-        raise EncoderError(f"{name}: modules.json names {place}, and {file} is not there")
+        raise EncoderError(f"{name}: modules.json names {place}, and {file} is not there or empty")
     for key in VECTOR:
         if said.get(key) not in (None, "sentence_embedding"):
             raise EncoderError(f"{name}: {file} has {key} {said[key]!r}, which is not followed")
@@ -140,10 +141,14 @@ def _dense(said):
     into,out = _whole(said, "in_features"), _whole(said, "out_features")
     known = ("in_features","out_features","bias","activation_function","use_residual",*VECTOR)
     if other := sorted(set(said)-set(known)): raise ValueError(f"{other[0]} is not followed")
+    for key in ("bias","use_residual"):
+        if said.get(key) not in (None, True, False):
+            raise ValueError(f"{key} is {said[key]!r}: it must be true or false")
     how = activation(said.get("activation_function", "torch.nn.Tanh"))
     if how is None:
         named = said["activation_function"]
-        raise ValueError(f"activation_function is {named!r}: it must be one of torch.nn")
+        must = "it must be one of torch.nn that has no weights and keeps the width"
+        raise ValueError(f"activation_function is {named!r}: {must}")
     with torch.device("meta"):
         linear = nn.Linear(into, out, bias=bool(said.get("bias", True)))
         around = nn.Identity() if into==out else nn.Linear(into, out, bias=False)

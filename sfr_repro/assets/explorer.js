@@ -264,12 +264,14 @@ function makeExplorer(root, data) {
       bar("R", R / 4, say(R) + each, "ex-r", 25),
       make("div", {class: "ex-loss"}, make("span", {}, c.loss === null ? "loss " : data.losses[view.panel.loss].own ? "loss of this anchor " : "loss of the batch "), make("b", {}, c.loss === null ? "–" : say(c.loss)),
         ...(c.loss === null ? [make("span", {class: "ex-note"}, " repaired losses hold coefficients fixed, so their value does not measure progress")] : [])));
-    const hardest = c.W.indexOf(Math.max(...c.W)), share = all > 0 ? Math.round(100 * c.W[hardest] / all) : null, net = len(c.sum);
+    const hardest = c.W.indexOf(Math.max(...c.W)), less = c.W.filter((w) => w < 0).length, net = len(c.sum);
+    const share = !less && all > 0 ? Math.round(100 * c.W[hardest] / all) : null;
     const size = (v) => say(len(v));
     view.words.textContent = c.GD < 1e-6 ? "Dissipated: this loss no longer moves the anchor."
       : `Push ${size(c.push)}, pull ${size(c.pull)}, sum ${say(net)}. `
-        + (share === null ? "Weights of both signs: some negatives pull. " : `Negative ${hardest + 1} has ${share} % of the weight. `)
-        + (c.R.length > 1 ? "The ratio differs by coordinate." : R > 1.05 ? "The positive pulls harder than the negatives push."
+        + (less === c.W.length ? "All weights are negative: every negative pulls. " : less ? "Weights of both signs: some negatives pull. "
+          : share === null ? "" : `Negative ${hardest + 1} has ${share} % of the weight. `)
+        + (less ? "" : c.R.length > 1 ? "The ratio differs by coordinate." : R > 1.05 ? "The positive pulls harder than the negatives push."
           : R < .95 ? "The negatives push harder than the positive pulls." : "Push and pull have the same weight.");
   }
   const draw = () => panelViews.forEach(drawPanel);

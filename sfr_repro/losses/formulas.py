@@ -339,7 +339,7 @@ def clear_views(
 def variants(
     name:str, # A name of `LOSSES`
 )->list[dict]: # Constants for `make_loss`; the first is the default
-    "The settings of a loss that change what is computed, one at a time"
+    "Settings of a loss that change what is computed, one at a time; of SoftCSE one other rule"
     has,found = LOSSES[name].constants, [{}]
     rule = "W3" if name=="softcse_weight" else "T2"
     others = {"form":"paper", "mask":"cross", "power":4., "rule":rule, "mean_tau":False}
@@ -353,7 +353,7 @@ def gradient_errors(
     h:Tensor, # Anchors, unit rows, `(B, D)`, float64, away from kinks
     h_pos:Tensor, # Positives, unit rows, `(B, D)`
 )->tuple[float,float,float]: # Relative errors: autograd, finite differences, composed components
-    "All the ways to one gradient; `AssertionError` beyond 1e-9 or 1e-8"
+    "All the ways to one gradient; `AssertionError` if one of the first two is above 1e-9, 1e-8"
     tensors,spec = references(loss, h), loss.spec
     value,grad = partial(loss, **tensors), partial(loss.grad, **tensors)
     energy = None

@@ -43,7 +43,7 @@ class LossSpec:
     tiled:Callable|None = None # Its linear-memory form, as `losses.tiled` writes it
     any_length:bool = False # Whether it is meant for rows of any length
     decomposed:bool = False # Whether `decompose` reads its components at each call
-    wide:bool = False # Whether float32 loses digits that matter, so that float64 is used inside
+    wide:bool = False # Whether float32 loses digits: with `normalize` it computes in float64
 
     @property
     def name(self)->str:
@@ -156,7 +156,9 @@ def _whole(f):
     "`f` with factored tensors multiplied out"
     def product(x):
         pair = isinstance(x, (tuple,list)) and len(x)==2 and isinstance(x[0], Tensor)
-        return x[0] @ x[1].T if pair else x
+        if not pair: return x
+        a,b = (t.to(torch.promote_types(t.dtype, torch.float32)) for t in x)
+        return a @ b.T
     def call(h, h_pos, **given):
         return f(h, h_pos, **{k:product(x) for k,x in given.items()})
     return call

@@ -85,7 +85,7 @@ def exchanged(
 def weight_of(
     batch:Batch, # Any
 )->Tensor: # `(B, B)`
-    "The weights of a batch; `UserError` for a weight that reads itself, or where there is none"
+    "The weights of a batch; `UserError` for a weight that reads itself, or without one"
     weigh,batch.weigh = batch.weigh, None                # removed while it runs
     if weigh is None:
         raise UserError("batch.weight was read by a weight component, or of a batch without one: "

@@ -81,7 +81,7 @@ def test_optional_keys_leave_the_committed_runs_their_names():
 @pytest.mark.once
 @pytest.mark.parametrize('dtype,head,bound', [(torch.float32, 'linear', 1e-6),
                                               (torch.float32, 'none', 1e-6),
-                                              (torch.bfloat16, 'linear', 2e-2)])
+                                              (torch.bfloat16, 'linear', 1e-3)])
 def test_a_chunked_batch_has_the_gradient_of_one_graph_with_dropout(
     dtype, head, bound, monkeypatch):
     "Of its largest entry; under bf16 autocast to rounding, since one graph adds up chunks in bf16"
@@ -105,10 +105,10 @@ def test_a_chunked_batch_has_the_gradient_of_one_graph_with_dropout(
         loss.backward()
     batch = {'input_ids': ids, 'attention_mask': mask}
     want = gradient(whole)
-    def error(chunk):
+    def error(chunk, wrapped=wrapped):
         step = partial(cached_backward, module, batch, chunk, wrapped=wrapped, autocast=autocast)
         return relative_error(gradient(step), want)
-    assert error(4) < bound
+    assert error(4) < bound and error(4, None) < bound
     assert error(14) > .05, 'other chunks have other masks'
     monkeypatch.setattr(RandomState, 'restore', lambda self: None)
     assert error(4) > .05, 'a second pass with masks of its own'

@@ -170,7 +170,8 @@ def check_steps(
     some = sorted(set.union(*steps)-set.intersection(*steps))
     if not some: return
     which = ", ".join(f"{k} {v}" for k,v in zip(FACTORS, setting, strict=True))
-    raise UserError(f"runs with {which} were not all measured at step {', '.join(map(str, some))}: "
+    told = ", ".join(map(str, some[:5]))+", ..."*(len(some) > 5)
+    raise UserError(f"runs with {which} were not all measured at step {told}: "
                     "runs of one setting must be measured at the same steps")
 
 # %% ../../nbs/analysis/02_dynamics.ipynb #45e2b48f

@@ -105,7 +105,7 @@ def word_cosines(
 def round_to_tf32(
     x:Tensor, # Any shape; only float32 is rounded
 )->Tensor: # As `x`
-    "The nearest number with 10 bits after the point; halves away from zero"
+    "The nearest number with 10 bits after the point, for finite ones; halves away from zero"
     if x.dtype != torch.float32: return x
     bits = x.contiguous().view(torch.int32)
     return ((bits+0x1000) & ~0x1fff).view(torch.float32)
@@ -140,7 +140,7 @@ def published_record(
 )->Record: # Of kind "analyse"
     "Measure in float32 what paper B's repository prints"
     check_choice("products", products, ("fp32","tf32"))
-    session,encoder = Session.begin(), model
+    session,encoder,seeds = Session.begin(), model, list(seeds)
     if not isinstance(model, SentenceEncoder):
         encoder = SentenceEncoder.from_pretrained(model, precision="fp32").to(best_device())
     where,texts,data = named_sentences(sentences, source)

@@ -210,7 +210,7 @@ class Probe:
             raise UserError(f"the probe has {len(sentences)} sentences: it needs at least 2")
         self.encoder,self.seed,self.views = encoder,seed,[]
         ids = tokenize(encoder.tokenizer, sentences, max_length)
-        self.batch = pad_ids(ids, encoder.tokenizer.pad_token_id)
+        self.batch = pad_ids(ids, encoder.pad_id)
 
     @torch.no_grad()
     def two_views(self)->tuple[Tensor,Tensor]: # Unit rows, `(B, D)` each, float64, on the CPU

@@ -149,10 +149,11 @@ def write_whole(
 
 # %% ../../nbs/core/04_records.ipynb #c04e0002
 # What a model's folder may hold of ours, or of the libraries that open it
-MODEL_FILES = (r"(config(_sentence_transformers)?|modules|tokenizer(_config)?|sentence_\w+_config|"
-    r"special_tokens_map|added_tokens|vocab|adapter_config)\.json|(vocab|merges)\.txt|"
+MODEL_FILES = (r"(config(_sentence_transformers)?|modules|tokenizer(_config)?|"
+    r"sentence_[\w-]+_config|special_tokens_map|added_tokens|vocab|adapter_config)\.json|"
+    r"(vocab|merges)\.txt|"
     r"(tokenizer|spiece|sentencepiece(\.bpe)?)\.model|README\.md|"
-    r"(model|pytorch_model|adapter_model)[-.][\w.-]*(safetensors|bin|index\.json)|"
+    r"(model|pytorch_model|adapter_model)[-.][\w.-]*(safetensors|bin|onnx|index\.json)|"
     r"\d+_(Transformer|Pooling|Dense|Normalize|LayerNorm|Dropout|CNN|LSTM|BoW|WordEmbeddings|"
     r"WordWeights|WeightedLayerPooling|Router|Asym|StaticEmbedding)")
 

@@ -23,7 +23,7 @@ from ..core.errors import UserError, and_others, check_whole
 from ..core.progress import Progress
 from ..core.records import pipe_table
 from ..data.sources import DataError, Source
-from ..data.transfer import TRANSFER_SETS, TransferSet, load_transfer
+from ..data.transfer import TRANSFER_SETS, TransferSet, load_transfer, transfer_sets
 from sfr_repro.evaluate.sts import (
     averaged_sets,
     check_set_names,
@@ -290,13 +290,14 @@ def transfer_metrics(
 def evaluate_transfer(
     encoder:object, # `.encode(list[str]) -> (n, D)`, or a function that does it
     *,
-    sets:Sequence[str|Path|TransferSet]=TRANSFER_SETS, # Names for `load_transfer`, or sets
+    sets:Sequence[str|Path|TransferSet]|None=None, # Names, or sets; None: as `transfer_sets`
     source:Source|str|Path|None=None, # As for `resolve`
     seed:int=0, # 0 deals the folds as SentEval does
     progress:bool=True, # Show how far it is
 )->TransferResult: # A mapping set -> accuracy
     "Accuracy of a logistic regression on frozen vectors, each sentence encoded once"
     check_seed(seed)
+    if sets is None: sets = transfer_sets(source) or TRANSFER_SETS
     if isinstance(sets, (str,Path,TransferSet)): sets = (sets,)
     data = [s if isinstance(s, TransferSet) else load_transfer(s, source) for s in sets]
     check_set_names(data)

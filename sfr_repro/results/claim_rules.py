@@ -365,7 +365,7 @@ def read_claim(
         key,why = ".".join(map(str, first["loc"])), first["msg"]
         faults = {"extra_forbidden":f"unknown key {key!r}", "missing":f"the key {key!r} is missing"}
         fault = faults.get(first["type"], f"{key}: {why[0].lower()}{why[1:]}")
-        if key.startswith("singles"): fault = 'singles must be "pairwise" or a list of pairs'
+        if key.split(".")[0] == "singles": fault = 'singles must be "pairwise" or a list of pairs'
         raise UserError(f"{where}: {fault}") from None
     check_claim(claim, where)
     return claim

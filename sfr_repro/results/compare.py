@@ -147,7 +147,8 @@ def common_sets(
 def _is_of(name, sets, task):
     "Whether a record's data of this name are one of the sets; those of transfer name no split"
     its_task,_,rest = name.partition("/")
-    return its_task==task and any(rest in (own, f"{own}/{split}") for own,split in sets)
+    rest = rest.replace("/", ".")                       # as in the keys of metrics
+    return its_task==task and any(rest in (own, f"{own}.{split}") for own,split in sets)
 
 def score_matrix(
     setting:ComparedSetting, # With all of these

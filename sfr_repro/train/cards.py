@@ -173,7 +173,8 @@ def card_of(
     listed = read_json(modules, str(folder), modules.name) if modules.is_file() else []
     top = folder/"config_sentence_transformers.json"
     prompt = top.is_file() and read_json(top, str(folder), top.name).get("default_prompt_name")
-    return model_card(record, place, facts, more=len(listed) > 2 or bool(prompt))
+    most = 3 if record.encoder.pooler in ("first_last","embedding_last") else 2
+    return model_card(record, place, facts, more=len(listed) > most or bool(prompt))
 
 def write_card(
     folder:str|Path, # Of a model

@@ -210,7 +210,8 @@ def _assumed(config, d, precision, share, record, bound):
     if d.gpu:
         bounds = ": they, not the arithmetic, bound the training" if bound else ""
         chunk = ", step and chunk (a third more with several)"
-        each = chunk if config.train.chunk else " and step"
+        several = (config.train.chunk or config.train.batch) < config.train.batch
+        each = chunk if several else " and step"
         found.append(f"{LAUNCHES} kernels a layer{each} at {1e6*d.launch:.0f} microseconds "
                      f"each, {'as measured' if known and d.measured else 'assumed'}{bounds}")
     read = [f"{_texts_of(task).sentences:,} for {task}" for task in config.evaluate.tasks]

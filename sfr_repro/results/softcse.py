@@ -71,9 +71,10 @@ def shared_setting(
 # %% ../../nbs/results/03_softcse.ipynb #8ba4eada
 def is_compared(
     record:Record, # Any
-)->bool: # False for runs that chose a constant
+)->bool: # False for runs that chose a constant, and for those of the bridge
     "Is this a training with InfoNCE or SoftCSE that the page compares?"
-    if record.kind != "train" or "_constants" in record.experiment.name: return False
+    name = record.experiment.name
+    if record.kind != "train" or "_constants" in name or name.startswith("bridge"): return False
     return record.config["loss"]["name"] in ("infonce","softcse_weight","softcse_temperature")
 
 # %% ../../nbs/results/03_softcse.ipynb #fc5a4f17

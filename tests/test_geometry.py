@@ -442,12 +442,16 @@ def test_a_probe_refuses_before_training(tiny):
     three = ["a a lamp", "a a door", "a a hat"]
     for said, texts in (("sentences has 1 sentence", CORPUS[:1]),
                         ("no token type is seen 5 times", rare),
-                        ("sentence 60 has more than 64 word pieces", [*CORPUS[:60], "lamp "*63]),
                         ("sentences has 3: at least 4", three)):
         with pytest.raises(UserError, match=said): geometry_probe(tiny, texts)
     silent = SentenceEncoder(Silent(tiny.model), tiny.tokenizer, name="silent")
     with pytest.raises(UserError, match="silent returns no hidden states"):
         geometry_probe(silent, CORPUS[:60])
+
+def test_a_probe_cuts_what_is_longer_than_the_model_reads(tiny):
+    probes = [geometry_probe(tiny, [*CORPUS[:60], "lamp "*k]) for k in (62, 63, 100)]
+    fits, one_more, long = (p() for p in probes)
+    assert fits == one_more == long                     # 62 pieces and the two special ones
 
 def test_sentences_of_a_probe():
     where, some, data = named_sentences(None, "embedded", 50)

@@ -17,7 +17,7 @@ from ..core.errors import UserError
 from ..core.records import Record, pipe_table, read_record, write_whole
 from ..data.sources import HUB, first_line, hub_problem
 from ..encode.loading import read_json
-from ..encode.names import YARDSTICK, model_folder
+from ..encode.names import TWO_LAYERS, YARDSTICK, model_folder
 from ..evaluate.headlines import headline_rows, record_line, set_scores
 from ..evaluate.sts import sources_text
 
@@ -173,7 +173,7 @@ def card_of(
     listed = read_json(modules, str(folder), modules.name) if modules.is_file() else []
     top = folder/"config_sentence_transformers.json"
     prompt = top.is_file() and read_json(top, str(folder), top.name).get("default_prompt_name")
-    most = 3 if record.encoder.pooler in ("first_last","embedding_last") else 2
+    most = 3 if record.encoder.pooler in TWO_LAYERS else 2
     return model_card(record, place, facts, more=len(listed) > most or bool(prompt))
 
 def write_card(

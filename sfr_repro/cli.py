@@ -349,12 +349,14 @@ def mpnet():
 # %% ../nbs/cli.ipynb #f2dfbf12
 @app.command()
 def simulate(
-    seed:Annotated[int, typer.Option(help="Of the draws.")]=0,
+    seed:Annotated[int, typer.Option(help="Of the draws, or of the training.")]=0,
+    trained:Annotated[bool, typer.Option("--trained", help="The statistics: train for them.")]=False,
     out:Out=None,
 ):
-    "Paper A's maps over all angles, at full size, as a record."
+    "Paper A's maps over all angles, at full size, or its five statistics, as a record."
     from sfr_repro.analysis.simulation import record_simulation
-    record,folder = record_simulation(seed, out)
+    from sfr_repro.analysis.statistics_record import record_statistics
+    record,folder = (record_statistics if trained else record_simulation)(seed, out)
     for key,value in record.metrics.items(): _say(f"{value:.3f} {key}")
     _say(str(folder))
 

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 import torch
 from torch import Tensor
+from ..core.errors import check_choice
 from ..losses.registry import make_loss
 
 # %% ../../nbs/bench/01_passes.ipynb #40a5dd91
@@ -40,6 +41,7 @@ def loss_pass(
     tile:int=256, # Rows at a time, for "tiled" and "cached"
 )->Callable[[Tensor,Tensor],float]: # From two views to the value; their gradients are set
     "One forward and backward pass of a loss"
+    check_choice("method", method, tuple(METHODS))
     if method in ("plain","tiled"):
         loss = make_loss(name, tile=tile if method=="tiled" else None)
         def value_of(a, b):

@@ -28,6 +28,8 @@ class RandomState:
     def __init__(self,
         device:torch.device, # Of the model
     ):
+        if device.type not in ("cpu","cuda"):
+            raise ValueError(f"the device is {device}: it must be cpu or cuda")
         self.device = device
         self.cpu,self.numpy,self.python = (torch.get_rng_state(), np.random.get_state(),
                                            random.getstate())
@@ -81,6 +83,7 @@ def finite_differences(
     step:float=1e-4, # The larger of the two steps
 )->Tensor: # `df/dx`, the shape of `x`
     "Central differences with one Richardson step, entry by entry"
+    if x.dtype != torch.float64: raise ValueError(f"x is {x.dtype}: it must be torch.float64")
     x,g = x.detach().clone(), torch.zeros_like(x)
     flat,out = x.view(-1), g.view(-1)
     def central(k, eps):
@@ -118,7 +121,7 @@ def check_gradient(
     f = energy or value
     diff = (finite_differences(lambda x: f(x, h_pos), h),
             finite_differences(lambda x: f(h, x), h_pos))
-    def worst(other): return max(map(relative_error, hand, other))
+    def worst(other): return max(relative_error(a, b) for a,b in zip(hand, other, strict=True))
     errors = worst(auto), worst(diff)
     names,bounds = ("autograd","finite differences"), (rtol,rtol_differences)
     for name,found,bound in zip(names, errors, bounds, strict=True):

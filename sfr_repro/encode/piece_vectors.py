@@ -24,7 +24,7 @@ from .cache import cached_vectors, content_key
 def plain_tokenizer(
     tokenizer, # A Hugging Face tokenizer
 )->Tokenizer: # A copy of the inner tokenizer, without truncation and padding
-    "The inner tokenizer, as it was before any call"
+    "A copy of the inner tokenizer that neither cuts nor pads"
     inside = getattr(tokenizer, "backend_tokenizer", None)
     if inside is None:
         kind = type(tokenizer).__name__
@@ -145,8 +145,13 @@ def ppmi_vectors(
         if not counts.nnz:
             where = f"in none of the {len(sentences)} sentences"
             raise UserError(f"teacher ppmi: {where} do two pieces stand side by side")
-        encode = piece_averages(svd_vectors(ppmi(counts, smoothing), width), pieces)
+        m = ppmi(counts, smoothing)
+        if not m.nnz:
+            raise UserError("teacher ppmi: no two pieces are neighbours more often than by chance")
+        vectors = svd_vectors(m, width)
+        vectors[np.diff(m.indptr)==0] = 0           # the solver may leave rounding errors there
+        encode = piece_averages(vectors, pieces)
         x = unit_rows(torch.from_numpy(encode(list(sentences))))
         return torch.where(x.any(1, keepdim=True), x, unit_rows(x.mean(0, keepdim=True)))
-    key = content_key(("ppmi", pieces.to_str(), width, window, smoothing), sentences)
+    key = content_key(("ppmi 2", pieces.to_str(), width, window, smoothing), sentences)
     return cached_vectors(key, compute, len(sentences), "ppmi", cache)

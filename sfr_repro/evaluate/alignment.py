@@ -9,7 +9,7 @@ __all__ = ['check_unit', 'alignment', 'uniformity']
 import math
 import torch
 from torch import Tensor
-from ..core.errors import UserError, check_positive
+from ..core.errors import UserError, check_positive, check_whole
 from ..core.notation import as_views
 
 # %% ../../nbs/evaluate/01_alignment.ipynb #129ffeff
@@ -43,10 +43,9 @@ def uniformity(
     block:int=1024, # Rows compared with all at a time
 )->float: # 0 when all points coincide, lower when spread
     "Logarithm of the mean Gaussian potential over distinct pairs"
-    check_positive(t=t, block=block)
-    if block != int(block):
-        raise UserError(f"block is {block!r}: it must be a whole number, at least 1")
-    (wide,_),block = as_views(h, h), int(block)
+    check_positive(t=t)
+    check_whole("block", block)
+    wide,_ = as_views(h, h)
     check_unit(h=h)
     h = wide
     if len(h) < 2: raise ValueError(f"h has {len(h)} row: uniformity needs at least 2")

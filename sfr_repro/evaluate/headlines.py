@@ -58,7 +58,7 @@ def _geometry_layer(metrics):
     "The last layer's measures without those named `official_`: (set, measure, value); its number"
     keys = [(*k.split("/"), v) for k,v in metrics.items()]
     shape = [(s, int(how[6:]), m, v) for t,s,_,how,m,v in keys
-             if t=="geometry" and how.startswith("layer:")]
+             if t=="geometry" and how.startswith("layer:") and how[6:].isdigit()]
     last = max((layer for _,layer,_,_ in shape), default=0)
     own = [(s, m, v) for s,layer,m,v in shape if layer==last and not m.startswith("official_")]
     return own, last
@@ -81,6 +81,8 @@ def scores_line(
         if m=="anisotropy": parts.append(f"anisotropy {v:.3f} ({s}, layer {last})")
     # a set of transfer without splits of its own has two parts in its name
     measured = {"/".join(k.split("/")[:parts]) for k in metrics for parts in (2,3)}
+    # an evaluation measures geometry on a set of STS
+    measured |= {m.replace("geometry/", "sts/", 1) for m in measured}
     own = [d for d in data if d.get("name") in measured] or list(data)
     return f"{'; '.join(parts) or 'no score'}; data: {sources_text(own)}"
 

@@ -7,6 +7,7 @@ __all__ = ['FUNCTION_WORDS', 'token_kinds']
 
 # %% ../../nbs/geometry/01_token_kinds.ipynb #88ca3164
 from collections.abc import Sequence
+from tokenizers.decoders import ByteLevel
 
 # %% ../../nbs/geometry/01_token_kinds.ipynb #ac5db269
 FUNCTION_WORDS = frozenset("""
@@ -33,10 +34,13 @@ def token_kinds(
     tokens:Sequence[str], # Of one vocabulary, as its tokenizer writes them
 )->list[str]: # "functional", "semantic" or "other"
     "Which tokens are function words and punctuation, which are words with a meaning of their own"
-    begins = any(t[:1] in ("Ġ","▁") for t in tokens)    # else "##" marks what continues a word
+    in_bytes = any(t[:1]=="Ġ" for t in tokens)          # a character stands for a byte
+    begins = in_bytes or any(t[:1]=="▁" for t in tokens) # else "##" marks what continues a word
+    read = ByteLevel()
     def kind(t):
         if len(t) > 2 and (t[0]+t[-1]) in ("[]","<>"): return "other"
-        word = t.lstrip("Ġ▁").lower()
+        word = (read.decode([t]).strip() if in_bytes else t.lstrip("▁")).lower()
+        if "\ufffd" in word: return "other"                 # a part of a character
         if word and not any(map(str.isalnum, word)): return "functional"
         inside = t[:1] not in ("Ġ","▁") if begins else t.startswith("##")
         if inside or not word.isalpha(): return "other"

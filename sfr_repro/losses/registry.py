@@ -89,7 +89,8 @@ def make_loss(
         raise UserError(f"{name} has no constant {unknown[0]!r}: it may have {known}")
     def exact(k, v):
         real = isinstance(spec.constants[k], float) or k==OWN_WEIGHT
-        return float(v) if type(v) is int and real else v
+        try: return float(v) if type(v) is int and real else v
+        except OverflowError: return v                          # the loss refuses it
     given = {k:exact(k, v) for k,v in constants.items()}                  # tau=1 is tau=1.0
     loss = Loss(spec, {**spec.constants, **given}, normalize)
     _check_constants(loss)

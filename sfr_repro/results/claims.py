@@ -130,7 +130,8 @@ def verdict_sentences(
     return "\n".join([*items, f"- The others are {', '.join(rest)}."])
 
 # %% ../../nbs/results/08_claims.ipynb #c693ea58
-COMMANDS = {"paradigm_simulation":"sfr-repro simulate"} # Experiments without a file
+COMMANDS = {"paradigm_simulation":"sfr-repro simulate",
+    "paradigm_statistics":"sfr-repro simulate --trained"} # Experiments without a file
 
 def rerun_command(
     experiment:str, # Name of an experiment

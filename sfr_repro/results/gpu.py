@@ -16,7 +16,7 @@ from .report import records_folder
 # %% ../../nbs/results/13_gpu.ipynb #c1200010
 def tiled_table(
     report:dict, # `read_gpu_report("speed")`
-)->pd.DataFrame: # Form, pairs, ms, GiB
+)->pd.DataFrame: # Form, pairs, ms, GiB besides the vectors and their gradients
     "The InfoNCE loss and its gradient, plain and in tiles"
     losses = next(i for i in report["items"] if i["item"]=="tiled loss")["losses"]
     rows = []

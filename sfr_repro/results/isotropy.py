@@ -239,7 +239,11 @@ def before_after(
 )->pd.DataFrame: # As `geometry_claims_table` gives it
     "Paper B's claims, from two models"
     check_comparable([*before,*after])
-    start = before if len(before)==len(after) else before[:1]*len(after)
+    by_seed = {r.seed:r for r in before}
+    if len(before) > 1 and set(by_seed) != {r.seed for r in after}:
+        raise UserError("before and after have different seeds: give one record before training, "
+                        "or one for each seed after it")
+    start = [by_seed[r.seed] if len(before) > 1 else before[0] for r in after]
     rows = []
     for a,b in zip(start, after, strict=True):
         for step,r in enumerate((a,b)):

@@ -30,7 +30,8 @@ def centre_change(
     "The change of one measure at the centre, seed by seed"
     table = at_centre(trajectories(bridge_records(records, experiment)))
     x = table[(table.place=="last") & (table.measure==measure)]
-    x = x.pivot(index="step", columns="seed", values="value").dropna(axis=1)
+    x = x.pivot(index="step", columns="seed", values="value")
+    x = x.reindex(sorted({table.step.min(), table.step.max()})).dropna(axis=1)
     if len(x) < 2 or not x.shape[1]: raise NotRun(f"{experiment} has no {measure} at its centre")
     return sign*(x.iloc[-1]-x.iloc[0]).to_numpy()
 
@@ -50,6 +51,8 @@ def share_as_claimed(
     wide = found.assign(held=held).pivot_table(index="seed", columns=[*FACTORS,"claim"],
         values="held", aggfunc="first").dropna()
     if not len(wide): raise NotRun(f"the settings of {experiment} share no seed")
+    if wide.shape[1] < len(claims)*len(table[[*FACTORS]].drop_duplicates()):
+        raise NotRun(f"a setting of {experiment} lacks the measure of a claim")
     return wide.astype(float).mean(axis=1).to_numpy()
 
 # %% ../../nbs/results/21_record_measures.ipynb #9d210012

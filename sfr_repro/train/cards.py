@@ -128,6 +128,7 @@ def model_card(
     loss = ", ".join([f"`{config['loss']['name']}`", *(f"{k} = {v}" for k,v in constants.items())])
     # a set of transfer without splits of its own has two parts in its name
     tests = {"/".join(k.split("/")[:parts]) for k in r.metrics for parts in (2,3)}
+    tests |= {m.replace("geometry/", "sts/", 1) for m in tests} # it is measured on a set of STS
     sources = sources_text([d.model_dump() for d in r.data if d.name in tests] or [{"source":"-"}])
     scores = [[task, name, measure, f"{v:.2f}"] for task,name,measure,v in headline_rows(r.metrics)]
     rows = [[d.name, f"{d.rows:,}", d.source, f"`{d.sha256[:12]}`"] for d in r.data]

@@ -27,7 +27,7 @@ from ..losses.tiled import TILED
 
 # %% ../../nbs/bench/00_harness.ipynb #622cff09
 def take_turns(
-    sides:dict[str,Callable], # Name -> `side() -> float`, its seconds; if not a float, the call is timed
+    sides:dict[str,Callable], # Name -> `side() -> float`, its seconds; else the call is timed
     rounds:int=5, # Turns of each
 )->dict[str,list[float]]: # Seconds of each side, by round
     "Let several programs take turns"

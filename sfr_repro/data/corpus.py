@@ -96,11 +96,17 @@ def corpus_files(
 )->list[Path]: # One per name; `DataError` lists the names that exist
     "Which files a corpus is read from"
     folder = source.root/"corpus" if source else None
-    files = sorted(folder.glob("*.txt*")) if folder else []
-    there = {p.name.removesuffix(".gz").removesuffix(".txt"): p for p in files}
+    files = [*folder.glob("*.txt"), *folder.glob("*.txt.gz")] if folder else []
+    there = {}
+    for p in sorted(files): there.setdefault(p.name.removesuffix(".gz").removesuffix(".txt"), p)
     for n in names:
-        if not is_file_name(n) and n not in there:
-            raise DataError(f"corpus is {n!r}: {folder} has {', '.join(there) or 'no corpus'}")
+        if is_file_name(n): continue
+        if n not in there:
+            ends = "a file of yours must end in .txt or .txt.gz"
+            has = ", ".join(there) or "no corpus"
+            raise DataError(f"corpus is {n!r}: {folder} has {has}, and {ends}")
+        if {folder/f"{n}.txt", folder/f"{n}.txt.gz"} <= set(files):
+            raise DataError(f"corpus is {n!r}: {folder} has both {n}.txt and {n}.txt.gz")
     return [Path(os.path.expanduser(n)) if is_file_name(n) else there[n] for n in names]
 
 # %% ../../nbs/data/01_corpus.ipynb #1d1f6b75
@@ -160,7 +166,8 @@ def check_stand_in(
         if name not in (only, *FOLDER_CORPORA):
             where = f"the source is {source}, which has {only}"
             allowed = f"no other may be named than {', '.join(FOLDER_CORPORA)}"
-            raise DataError(f"corpus is {name!r}: {where}, and {allowed}")
+            own = "files of yours end in .txt or .txt.gz, and are named without a corpus"
+            raise DataError(f"corpus is {name!r}: {where}, and {allowed}; {own}")
     return only
 
 # %% ../../nbs/data/01_corpus.ipynb #0669c8ea
@@ -191,7 +198,7 @@ def load_corpus(
     source:Source|str|Path|None=None, # As for `resolve`
 )->Corpus: # In reading order
     "Training sentences from folder, hub or package"
-    names = [names] if isinstance(names, str) else list(names)
+    names = [str(n) for n in ([names] if isinstance(names, (str,Path)) else names)]
     if not names:
         must = "it must be a name or a file that ends in .txt or .txt.gz"
         raise DataError(f"corpus names nothing: {must}")
@@ -201,7 +208,10 @@ def load_corpus(
     found = None if all(map(is_file_name, names)) else resolve(source, "corpus")
     if found and found.kind != "folder": corpus = stand_in(names, sentences, seed, found)
     else:
-        rows = pick(file_blocks(corpus_files(names, found)), sentences, seed)
+        paths = corpus_files(names, found)
+        for path in paths:
+            if paths.count(path) > 1: raise DataError(f"corpus names {path} more than once")
+        rows = pick(file_blocks(paths), sentences, seed)
         texts = [decode(line, path, number).strip() for path,number,line in rows]
         name,label = "+".join(Path(n).name for n in names), found.label() if found else "file"
         corpus = Corpus(texts, name, label, how_taken(sentences, seed))

@@ -186,10 +186,11 @@ def decode(
     number:int, # Line number from 1, for the error
 )->str: # Text, without a carriage return and without the mark some editors put at the start
     "One line as text; `DataError` when it is not UTF-8"
+    place = f"{path} line {number}"
     try: text = line.decode()
     except UnicodeDecodeError as e:
-        place = f"{path} line {number}"
         raise DataError(f"{place} is not UTF-8 at byte {e.start+1} of the line") from None
+    if "\0" in text: raise DataError(f"{place} has a NUL character, as in UTF-16: save it as UTF-8")
     return text.removesuffix("\r").removeprefix("\ufeff" if number==1 else "")
 
 # %% ../../nbs/data/00_sources.ipynb #c0a10e02

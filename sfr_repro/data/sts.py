@@ -113,7 +113,8 @@ def check_sts_count(
         raise DataError(f"{where}: {data.name} has {splits}")
     if len(data) != expected:
         found = f"{len(data)} pairs in split {data.split!r}"
-        raise DataError(f"{where} has {found}: {data.name} has {expected}")
+        own = "a set of your own needs another name"
+        raise DataError(f"{where} has {found}: {data.name} has {expected}, and {own}")
     return data
 
 # %% ../../nbs/data/02_sts.ipynb #2c8faab9
@@ -141,11 +142,14 @@ def folder_sts(
             row = {"split":split, "subset":"", **dict(zip(names, values, strict=True))}
             splits.add(row["split"])
             pair = [row[k] for k in ("subset","score","sentence1","sentence2")]
-            if row["split"] == split: yield f"{path} line {number}", *pair
+            where = f"{path} line {number}"
+            if row["split"] == split: yield where, *pair
+            elif row["split"].strip().lower() == split:
+                faults.append(f"{where} has the split {row['split']!r}: it must be {split!r}")
     try: found = sts_set(path.stem, rows(), split, rendering, label, faults)
     except DataError:
         if split in splits or not splits: raise
-        there = ", ".join(sorted(splits))
+        there = ", ".join(s or "empty ones" for s in sorted(splits))
         raise DataError(f"{path} has no row with split {split!r}: it has {there}") from None
     return check_sts_count(found, str(path))
 
@@ -191,14 +195,17 @@ def embedded_sts(
 def load_sts(
     name:str, # One of `STS_SETS`, "SICK-R-all", "mini-sts", a name of the folder's, or a .tsv file
     split:str="test", # STS-B also has "train" and "dev", SICK-R "train" and "trial", mini-sts "dev"
-    rendering:str="raw", # "raw" or "senteval"
+    rendering:str="raw", # "raw" or "senteval"; a .tsv file is read as it is, and is "raw"
     source:Source|str|Path|None=None, # As for `resolve`
 )->STSSet: # With its source in it
     "Scored pairs from folder, hub or package"
     if rendering not in ("raw","senteval"):
         raise DataError(f"rendering is {rendering!r}: it must be 'raw' or 'senteval'")
+    name = str(name)
     if name == "mini-sts": return embedded_sts(name, split, rendering)
-    if name.lower().endswith(".tsv"): return folder_sts(name, split, rendering, None)
+    if name.lower().endswith(".tsv"): return folder_sts(name, split, "raw", None) # as it is
+    if name.lower().endswith((".csv",".txt",".gz",".json",".jsonl")):
+        raise DataError(f"{name} cannot be read: a table of your own must end in .tsv")
     source = resolve(source, "sts")
     if source.kind == "folder": return folder_sts(name, split, rendering, source)
     if source.kind == "hub": return hub_sts(name, split, rendering, source)

@@ -59,8 +59,9 @@ def score_pairs(
     whole = spearman(sim, data.scores)
     if whole is None:
         no_order = len(data) < 2 or np.ptp(data.scores)==0
-        what = "scores" if no_order else "cosine similarities"
-        raise DataError(f"{data.name} {data.split} cannot be scored: its {what} are all the same")
+        what,near = ("scores","") if no_order else ("cosine similarities"," to within 1e-6")
+        same = f"its {what} are all the same{near}"
+        raise DataError(f"{data.name} {data.split} cannot be scored: {same}")
     names = [n for n in dict.fromkeys(data.subsets) if n]
     found = {n: spearman(sim[of==n], data.scores[of==n]) for n in names}
     subsets = {n:r for n,r in found.items() if r is not None}
@@ -260,12 +261,12 @@ def evaluate_sts(
     *,
     sets:Sequence[str|STSSet]=STS_SETS, # Names for `load_sts`, such as `sts_sets()`, or sets
     split:str="test", # For sets given by name
-    rendering:str="raw", # "raw" or "senteval", for sets given by name
+    rendering:str="raw", # "raw" or "senteval", for sets given by name; a .tsv file is "raw"
     source:Source|str|Path|None=None, # As for `resolve`
     progress:bool=True, # Show the encoder's progress bar
 )->STSResult: # A mapping set -> Spearman over all pairs
     "Spearman correlation of cosine and human score on STS sets, each sentence encoded once"
-    if isinstance(sets, (str,STSSet)): sets = (sets,)
+    if isinstance(sets, (str,Path,STSSet)): sets = (sets,)
     data = [s if isinstance(s, STSSet) else load_sts(s, split, rendering, source) for s in sets]
     check_sets(data)
     row = distinct_sentences(data)

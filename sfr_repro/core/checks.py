@@ -84,7 +84,7 @@ def finite_differences(
 )->Tensor: # `df/dx`, the shape of `x`
     "Central differences with one Richardson step, entry by entry"
     if x.dtype != torch.float64: raise ValueError(f"x is {x.dtype}: it must be torch.float64")
-    x,g = x.detach().clone(), torch.zeros_like(x)
+    x = x.detach().clone(memory_format=torch.contiguous_format); g = torch.zeros_like(x)
     flat,out = x.view(-1), g.view(-1)
     def central(k, eps):
         at = flat[k].item()

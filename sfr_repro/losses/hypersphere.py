@@ -13,7 +13,7 @@ __all__ = ['mhe_spec', 'mhs_spec', 'mhs', 'mhs_grad', 'mhs_components', 'REPAIRS
 
 # %% ../../nbs/losses/04_hypersphere.ipynb #df7d3dd2
 import math
-from collections.abc import Iterable
+from collections.abc import Collection
 from dataclasses import dataclass
 from functools import partial
 import torch
@@ -51,10 +51,11 @@ def mhe(
 def ratio_of(
     pull:Tensor|float, # Pull of the positive, `(B, 1)`, `(B, D)`, or one number for all
     weight:Tensor, # Weights of the negatives, `(B, B)`
-)->Tensor: # `(B,)`, or `(B, D)` by coordinate; 0 where a row's weights sum to exactly 0
+)->Tensor: # `(B,)`, or `(B, D)` by coordinate; 0 where a row's weights sum to 0, or nearly
     "Pull for one unit of push"
     total = weight.sum(1, keepdim=True)
     ratio = torch.where(total==0, 0, pull/torch.where(total==0, 1, total))
+    ratio = torch.where(ratio.isinf(), 0, ratio)          # weights too small to divide by
     return ratio.squeeze(1) if ratio.shape[1]==1 else ratio
 
 # %% ../../nbs/losses/04_hypersphere.ipynb #0f3e8f8c
@@ -158,6 +159,7 @@ def active_views(
     mask:str="same", # Where the nearest row is looked for: "same" view, or "cross"
 )->tuple[Tensor,Tensor]: # `(B,)` and `(B,)`, bool: the rows of `h` and of `h_pos` that still move
     "Which rows are active in each view, equation (dissipation)"
+    check_choice("mask", mask, ("same","cross"))
     if mask=="same":
         one = h.new_ones(len(h))
         return active_rows(h @ h.T, one, margin), active_rows(h_pos @ h_pos.T, one, margin)
@@ -173,9 +175,9 @@ def pair_push(
     "Weights of MHE for a repelling term of weight 1, equation (push)"
     x = x.detach()
     if power is None: return pair_energy(x, tau)[1]/tau
-    push = (x @ x.T).clamp_min(1e-4).pow(power).fill_diagonal_(0)
-    total = push.sum()/2
-    return push/torch.where(total > 0, total, 1)
+    if len(x)==1: return x.new_zeros(1, 1)
+    q,lse = softmax_negatives(power*(x @ x.T).clamp_min(1e-4).log())    # no power underflows
+    return 2*q*(lse-lse.logsumexp(0)).exp()[:,None]
 
 # %% ../../nbs/losses/04_hypersphere.ipynb #66c5d1c5
 @dataclass(frozen=True, eq=False)
@@ -263,12 +265,12 @@ REPAIRS = ("dissipation", "weight", "ratio")
 CHOICES = {"mask":("same","cross"), "form":("official","paper")}
 
 def check_repair(
-    repair:Iterable[str], # The repairs that were asked for
+    repair:Collection[str], # The repairs that were asked for
     allowed:tuple[str,...], # The repairs that the loss has
     **choices:str, # `mask` and `form`
 ):
     "Raise `ValueError` for a repair, mask or form that does not exist"
-    if isinstance(repair, str) or not isinstance(repair, Iterable):
+    if isinstance(repair, str) or not isinstance(repair, Collection):
         any_of = ", ".join(map(repr, allowed))
         raise ValueError(f"repair is {repair!r}: it must be a tuple of any of {any_of}")
     for name in repair: check_choice("repair", name, allowed)

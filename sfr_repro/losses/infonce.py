@@ -33,7 +33,7 @@ def infonce(
 
 # %% ../../nbs/losses/00_infonce.ipynb #938eb754
 def infonce_rows(
-    cos:Tensor, # Cosines of anchors (rows) and candidates (columns), `(B, B)` or `(B, B+M)`
+    cos:Tensor, # Cosines of anchors (rows) and 2 or more candidates, `(B, B)` or `(B, B+M)`
     *,
     tau:float, hard_negative_weight:float|None=None, # As in `infonce`
 )->tuple[Tensor,Tensor,Tensor]: # Dissipation `(B,)`, weight as `cos`, and ratio `(B,)`

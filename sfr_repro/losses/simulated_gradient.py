@@ -27,7 +27,7 @@ def active_rows(
     "Rows whose positive is less than `margin` above their hardest negative"
     if sim.ndim != 2 or len(sim) > sim.shape[1] or positive.shape != sim.shape[:1]:
         raise ValueError(f"sim {tuple(sim.shape)} and positive {tuple(positive.shape)} "
-                         "must have the shapes (B, B) and (B,)")
+                         "must have the shapes (B, B) and (B,), or (r, B) and (r,)")
     own = torch.eye(*sim.shape, dtype=torch.bool, device=sim.device)
     return positive - sim.masked_fill(own, -math.inf).amax(1) < margin
 
@@ -100,6 +100,9 @@ def simulated_gradient_energy(
 )->Tensor: # Shape `()`
     "The loss with its coefficients frozen: its derivative is the gradient of `simulated_gradient`"
     (h,h_pos),k = as_views(h, h_pos), coefficients
+    if h.shape != k.h.shape:
+        raise ValueError(f"h {tuple(h.shape)} must have the shape of what is frozen, "
+                         f"{tuple(k.h.shape)}")
     return (h*k.c).sum() + (h_pos*k.c_pos).sum() - (k.a*(h*h_pos).sum(1)).sum()
 
 # %% ../../nbs/losses/03_simulated_gradient.ipynb #9f5b394d

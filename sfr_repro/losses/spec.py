@@ -112,8 +112,11 @@ def one_way_loss(
     rows:Callable, # `rows(cosines, *tensors, constants) -> (dissipation, weight, ratio)`
 )->LossSpec: # Its gradient and components have the constants of `value`
     "A loss of one direction with cross-view negatives, and with hard ones where `value` has them"
-    names = list(inspect.signature(value).parameters)[2:]
+    names = [p.name for p in positional(value, value)][2:]
     def parts(h, h_pos, tensors, given):
+        if len(tensors) > len(names):
+            raise TypeError(f"{value.__name__} takes {len(names)+2} positional arguments at most, "
+                            f"but {len(tensors)+2} were given: its constants are keywords")
         given = dict(zip(names, tensors, strict=False)) | given
         hard = given.pop("h_neg", None) if "h_neg" in names else None
         h,candidates = as_candidates(h, h_pos, hard)

@@ -64,7 +64,7 @@ def triplet_forces(
         return zero.bool(), zero, zero, zero.long()
     sim = h @ candidates.T
     pos,(neg,index) = sim.diagonal(), hardest_negative(sim)
-    active = hinge.margin - (hinge.distance(neg)-hinge.distance(pos)) > 0
+    active = ~(hinge.margin - (hinge.distance(neg)-hinge.distance(pos)) <= 0)   # True for NaN
     return active, hinge.slope(neg)/len(h), hinge.slope(pos)/len(h), index
 
 # %% ../../nbs/losses/02_triplet.ipynb #80119a31
@@ -144,7 +144,7 @@ def chord_slope(
 )->Tensor: # `1/distance`, the same shape; 0 at the floor
     "Minus the derivative of `chord`"
     square = 2-2*cos
-    inside = square > eps
+    inside = ~(square <= eps)                                  # True for NaN, which stays NaN
     return inside*torch.where(inside, square, 1).rsqrt()
 
 # %% ../../nbs/losses/02_triplet.ipynb #f6caf2d4
@@ -178,7 +178,8 @@ def angle_slope(
 )->Tensor: # `1/sin(angle)`, the same shape; 0 where a cosine is outside (-1, 1)
     "Minus the derivative of `angle`"
     sin = sine(cos)
-    return (sin > 0)/torch.where(sin > 0, sin, 1)
+    inside = ~(sin <= 0)                                       # True for NaN, which stays NaN
+    return inside/torch.where(inside, sin, 1)
 
 # %% ../../nbs/losses/02_triplet.ipynb #64ee724d
 def mat_hinge(*, margin:float=.15)->Hinge: # Difference of angles, in units of pi, above 0

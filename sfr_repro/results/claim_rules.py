@@ -426,8 +426,8 @@ def judge_claim(
     differences = smallest_values if claim.measure == "values" else claim_differences
     try: d = differences(claim, records)
     except NotRun as e: return row|{"state":"not run", "note":str(e)}
-    if len(d) == 1: row["note"] = "one seed"
-    return row|judge(d, claim.kind, claim.least, claim.seeds)
+    note = "one seed" if len(d)==1 else "" if np.any(d) or claim.kind == "order" else "equal sides"
+    return row|{"note":note}|judge(d, claim.kind, claim.least, claim.seeds)
 
 # %% ../../nbs/results/09_claim_rules.ipynb #8a370ac3
 def claims_table(

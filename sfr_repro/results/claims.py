@@ -59,6 +59,7 @@ def claims_rows(
     stars = holds_in_family(table).map({True:"*", False:""})
     for k,r in table[table.paper==paper].iterrows():
         verdict,seeds = r.state+stars[k], r.seeds or ""
+        if r.note=="equal sides": verdict += ", as both sides are the same model"
         rows.append((r.claim, verdict, number_text(r), seeds, r["size"], where_links(r)))
     return pd.DataFrame(rows, columns=columns)
 

@@ -54,7 +54,9 @@ def locked_folder(
         except Timeout:
             words = f"{folder}: another command is writing here, waiting until it ends"
             if say: print(words, file=sys.stderr, flush=True)
-            lock.acquire()
+            while not lock.is_locked:               # a refused run removes its new folder
+                try: lock.acquire()
+                except FileNotFoundError: folder.mkdir(parents=True, exist_ok=True)
     except OSError as e:
         why = e.strerror or type(e).__name__
         raise RunError(f"{folder}: the folder cannot be written ({why})") from None

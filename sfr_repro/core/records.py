@@ -103,7 +103,8 @@ def read_record(
     except ValidationError as e:
         first = e.errors()[0]
         where,why = ".".join(map(str, first["loc"])), first["msg"][0].lower()+first["msg"][1:]
-        raise RecordError(f"{path}: {where[:200]!a}: {why}".replace("'", "", 2)) from None
+        place = f"{path}: {ascii(where[:200])[1:-1]}" if where else f"{path}"
+        raise RecordError(f"{place}: {why}") from None
 
 # %% ../../nbs/core/04_records.ipynb #0302591f
 def read_records(
@@ -165,6 +166,7 @@ def write_folder_whole(
 )->Iterator[Path]: # An empty folder to write into
     "Write a folder whole or not at all; the old one stays until then"
     path = Path(path)
+    if path.is_symlink(): path = path.resolve()     # the folder is replaced, not the link to it
     old = path.with_name(f".{path.name}{OLD_FOLDER}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -373,9 +375,10 @@ def add_record(
         code = "uncommitted changes" if r.code.dirty else "code of no known commit"
         raise RecordError(f"{path}: made with {code}: commit, run again, then add it")
     place = Path(folder)/f"{r.run_name}.json"
-    if place.exists() and r.inputs:                 # the same setting, made from something else
-        there = read_record(place).inputs
-        if there and there != r.inputs: place = place.with_stem(f"{r.run_name}-{r.inputs[:6]}")
+    if r.inputs:                                    # the same setting, made from something else
+        beside = place.with_stem(f"{r.run_name}-{r.inputs[:6]}")
+        there = read_record(place).inputs if place.exists() else None
+        if beside.exists() or there and there != r.inputs: place = beside
     return write_record(r, place)
 
 # %% ../../nbs/core/04_records.ipynb #19e6b340
@@ -398,8 +401,10 @@ def supersede(
     known = _read_log(log)
     said = known["why"][known["record"]==new.name].tolist()
     another = new.exists() and new.read_bytes() != path.read_bytes()
-    if another or said and said[-1] != why.strip(): # else a command was stopped half-way
+    if another:
         raise RecordError(f"{new}: another record is there, and a record is never overwritten")
+    if said and said[-1] != why.strip():            # else a command was stopped half-way
+        raise RecordError(f"{log}: {new.name} is there with the reason {said[-1]!r}: give that one")
     line = pd.DataFrame([[new.name, commit, why.strip()]], columns=known.columns)
     write_whole(new, path.read_bytes())
     if not said: write_whole(log, pd.concat([known, line]).to_csv(index=False).encode())
@@ -416,7 +421,7 @@ def _read_log(path):
     "The table of superseded records"
     columns = ["record","commit","why"]
     if not path.exists(): return pd.DataFrame(columns=columns, dtype=str)
-    try: return pd.read_csv(path, dtype=str)[columns]
+    try: return pd.read_csv(path, dtype=str, keep_default_na=False)[columns]    # n/a is a text
     except (ValueError, KeyError):
         raise RecordError(f"{path}: no table with the columns {', '.join(columns)}") from None
 

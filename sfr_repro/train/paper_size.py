@@ -12,6 +12,7 @@ from pathlib import Path
 import pandas as pd
 from ..core.config import RunConfig, load_experiment
 from ..core.errors import UserError
+from ..core.folders import kept_records
 from ..core.provenance import code_state
 from ..core.records import Record, add_record
 from .cost import PAPERS
@@ -119,7 +120,8 @@ def run_paper(
     refused = []
     for o in outcomes:
         if not o.record or not records: continue
-        try: add_record(o.record, records)
+        try:
+            with kept_records(records): add_record(o.record, records)
         except UserError as e: refused.append(str(e))
     if refused:
         made = sum(bool(o.record) for o in outcomes)

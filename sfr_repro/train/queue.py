@@ -27,7 +27,9 @@ from .run import run
 @dataclass(frozen=True)
 class Outcome:
     "How one run of a queue ended"
-    name:str # `RunConfig.run_name`
+    # `RunConfig.run_name` of the setting as given; the folder's name may differ, since `run`
+    # fills in constants. "unknown" if its worker ended before it could say
+    name:str
     state:str # "done", "refused", "failed" or "left out"
     seconds:float=0. # That it took here
     why:str="" # The reason, if there is one
@@ -130,6 +132,7 @@ def _collect(workers, tasks, results, settings, start, collect, follow, say):
             asked += len(new)
             # nothing more: each worker ends
             for x in new or [None]*len(workers): tasks.put(x)
+            if over: break                          # a killed worker may keep the others waiting
         try: done = results.get(timeout=5)
         except queue.Empty:
             done = _killed(workers, running) or _lost(workers, running, asked-len(outcomes))
@@ -164,4 +167,5 @@ def _killed(workers, running):
 def _append(path, record):
     "One record as one line"
     line = json.dumps(json.loads(Path(record).read_text(encoding="utf-8")))
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
     with open(path, "a", encoding="utf-8") as f: f.write(line+"\n")

@@ -31,6 +31,7 @@ from sfr_repro.core.folders import (
     found_record,
     key_of_inputs,
     locked_folder,
+    read_inputs,
     write_inputs,
     write_result,
 )
@@ -285,7 +286,12 @@ def run(
 def _make_record(config, encoder, loss, dev, tests, opened, options, folder, say):
     "Train and evaluate; returns the fields of the record"
     parts,data,training,last = None, [], {}, None
-    if config.train.steps != 0: parts = _prepare(config, encoder, opened[0], options.progress)
+    if config.train.steps != 0:
+        parts = _prepare(config, encoder, opened[0], options.progress)
+        made,sha256 = read_inputs(folder), parts[0].describe()["sha256"]
+        if sha256 not in (made.get("corpus"), made.get("triples")):  # after a wait for the lock
+            raise RunError(f"{folder}: the training sentences have changed meanwhile: give the "
+                           "same command again")
     say(folder)
     if parts:
         probe,seen = _probe(config, encoder, loss, parts, opened[1])

@@ -214,7 +214,7 @@ def analyse(
     from sfr_repro.data.own_files import check_text_file
     from sfr_repro.encode.names import check_model_options
     check_format(format)
-    for name in filter(None, (model, against)): check_model_options(name, pooler)
+    for name in (model,) if against is None else (model,against): check_model_options(name, pooler)
     if sentences is not None: check_text_file(sentences)
     import matplotlib
     matplotlib.use("Agg")
@@ -423,9 +423,9 @@ def _usage_fault(e):
     if type(e).__name__=="NoArgsIsHelpError":
         e.show()
         sys.exit(2)
-    command = e.ctx.command_path if getattr(e, "ctx", None) else "sfr-repro"
-    _fail(f"{' '.join(e.format_message().split()).rstrip('.')} ({command} --help lists what is "
-          "allowed)")
+    context = getattr(e, "ctx", None)       # an option without its value has none
+    hint = f" ({context.command_path} --help lists what is allowed)" if context else ""
+    _fail(" ".join(e.format_message().split()).rstrip(".")+hint)
 
 def main():
     "The entry point `sfr-repro`"

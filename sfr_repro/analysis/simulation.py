@@ -182,6 +182,7 @@ def record_simulation(
     **size, # As `simulation_metrics` takes it
 )->tuple[Record,Path]: # Of kind "analyse", and its folder
     "The maps at full size, as a record"
+    check_whole("seed", seed, 0, 2**32)
     session,full = Session.begin(), {"n":100,"batches":1000}|size
     config = {"evaluate":{"tasks":["simulation"]}, "simulation":full}
     metrics = simulation_metrics(seed, **full)

@@ -12,6 +12,7 @@ import itertools
 import json
 import math
 import os
+import re
 import tomllib
 from dataclasses import asdict, fields, replace
 from pathlib import Path
@@ -341,9 +342,10 @@ def _too_large(x, name=""):
     return next(filter(None, found), "")
 
 def _value(text):
-    "An override's value: read as TOML if possible, else the text itself"
+    "An override's value: as TOML, else a number such as .1 or 1., else the text itself"
     try: value = with_tuples(tomllib.loads(f"x = {text}")["x"])
-    except (ValueError, RecursionError): return text
+    except (ValueError, RecursionError):
+        return float(text) if re.fullmatch(r"[+-]?(\d+\.|\.\d+)(e[+-]?\d+)?", text, re.I) else text
     return text if _too_large(value, "x") else value
 
 def _check_override(override, key, raw):
@@ -404,9 +406,8 @@ def _check_sizes(parts, where):
         raise ConfigError(f"{where}: [train] stop is {train.stop}: it must be {most}")
     if train.lens_teacher is not None:
         said = f"{where}: [train] lens_teacher is {train.lens_teacher!r}"
-        triples = parts["data"].triples
         if train.measure_every is None: raise ConfigError(f"{said}: it needs measure_every too")
-        if triples: raise ConfigError(f"{said}: it needs two views of a sentence, not data.triples")
+        if parts["data"].triples: raise ConfigError(f"{said}: it needs two views, not data.triples")
     tasks = parts["evaluate"].tasks
     if "dev" in tasks and len(tasks) > 1:
         raise ConfigError(f"{where}: [evaluate] tasks is {list(tasks)}: "

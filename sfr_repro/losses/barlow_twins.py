@@ -30,6 +30,7 @@ def barlow_twins_pull(
     lam:float, # Strength of the decorrelation
 )->Tensor: # Pull of each coordinate of the positive, `(B, D)`; all rows are equal
     "The alignment part of (BT-grad)"
+    check_positive(lam=lam)
     diagonal = (h*h_pos).mean(0)
     return (2/len(h)*(1+(lam-1)*diagonal)).expand(h.shape)
 

@@ -218,6 +218,9 @@ def attach(
 )->tuple[Tensor,Tensor]: # The same two; rows that are not active are the frozen ones
     "Views through which only active rows receive a gradient"
     h,h_pos = as_views(h, h_pos)
+    if h.shape != c.h.shape:
+        raise ValueError(f"h {tuple(h.shape)} must have the shape of what is frozen, "
+                         f"{tuple(c.h.shape)}")
     return torch.where(c.active[:,None], h, c.h), torch.where(c.active_pos[:,None], h_pos, c.h_pos)
 
 # %% ../../nbs/losses/04_hypersphere.ipynb #68359e76
@@ -293,7 +296,7 @@ def mhe_repaired_coefficients(
     "The frozen part of `mhe_repaired`: MHE with each component repaired on its own"
     check_repair(repair, REPAIRS, mask=mask, form=form)
     check_positive(lam=lam, margin=margin, tau=tau, ratio=ratio)
-    check_non_negative(power=power or 0)
+    check_non_negative(power=0 if power is None else power)
     h,h_pos = (x.detach() for x in as_views(h, h_pos))
     if "weight" not in repair: tau,power = 1.,None
     push = [lam*pair_push(x, tau, power) for x in (h,h_pos)]

@@ -411,6 +411,9 @@ def loss_spec(
     constants = [p.replace(kind=kinds.KEYWORD_ONLY)
         for p in inspect.signature(build).parameters.values()]
     p = build()
+    if not isinstance(p, Paradigm):
+        raise UserError(f"the function of {name!r} returned {type(p).__name__}: "
+                        "it must return a Paradigm")
     views = [kinds(n, kinds.POSITIONAL_OR_KEYWORD) for n in ("h", "h_pos", *p.needs)]
     if p.negatives=="cross": views.append(kinds("h_neg", kinds.POSITIONAL_OR_KEYWORD, default=None))
     signature = inspect.Signature(views + constants)

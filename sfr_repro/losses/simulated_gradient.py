@@ -29,7 +29,7 @@ def active_rows(
         raise ValueError(f"sim {tuple(sim.shape)} and positive {tuple(positive.shape)} "
                          "must have the shapes (B, B) and (B,), or (r, B) and (r,)")
     own = torch.eye(*sim.shape, dtype=torch.bool, device=sim.device)
-    return positive - sim.masked_fill(own, -math.inf).amax(1) < margin
+    return ~(positive - sim.masked_fill(own, -math.inf).amax(1) >= margin)      # True for NaN
 
 # %% ../../nbs/losses/03_simulated_gradient.ipynb #9580eff5
 def frozen_weights(
@@ -40,7 +40,7 @@ def frozen_weights(
 )->tuple[Tensor,Tensor]: # Active rows, bool `(B,)`, and weights as `sim`, zero diagonal
     "Dissipation and weight of one direction; rows of the weight sum to `1/(active rows * B)`"
     check_positive(margin=margin, tau=tau, eps=eps)
-    check_non_negative(power=power or 0)
+    check_non_negative(power=0 if power is None else power)
     scores = sim/tau if power is None else power*sim.clamp(min=eps).log()
     scores = weigh_own(scores, hard_negative_weight)
     if sim.shape[1]==1: return sim.new_zeros(1, dtype=torch.bool), torch.zeros_like(sim)

@@ -27,6 +27,9 @@ def as_reference(
     columns:int|None=None, # Candidates of each anchor, its own first; None: as many as anchors
 )->Tensor: # The same numbers, `(B, B)`, detached, float32 or float64
     "Check reference similarities, and clamp rounding errors outside [-1, 1]"
+    if not isinstance(sim_ref, Tensor):
+        raise UserError(f"sim_ref is a {type(sim_ref).__name__}: it must be a tensor; a loss of "
+                        "make_loss also takes two factors")
     like = sim_ref if like is None else like
     B = len(like) if like.ndim else 1
     shape = (B, B if columns is None else columns)
@@ -87,6 +90,7 @@ def softcse_weights(
     rule:str="W1", # "W1", "W2", "W3" or "W4", equation (weights)
     alpha:float=.5, # Strength of W4, from 0 (weights are 1) to below 1; the others do not use it
     kappa:float=.2, # Temperature of W3 and W4, above 0, in units of cosine
+    first:int=0, # Number of the first row in its batch, for the message
 )->Tensor: # `(B, B)`, at least 0; 1 on the diagonal, the positive's own weight
     "A weight for each negative that falls with its reference similarity"
     check_choice("rule", rule, WEIGHT_RULES); check_positive(kappa=kappa)
@@ -97,7 +101,7 @@ def softcse_weights(
         w = 1 - sim
         mean = mean_negatives(w)
         if several and not mean.all():
-            row = mean[:,0].argmin().item()
+            row = first + mean[:,0].argmin().item()
             raise UserError(
                 f"sim_ref is 1 for every negative of row {row}: {rule} leaves no weight "
                             "there, at least one must be below 1")
@@ -119,13 +123,15 @@ def softcse_temperatures(
     rule:str="T1", # "T1" or "T2", equation (temperatures)
     alpha:float=.5, # Strength of T1, at least 0 (0: all equal); T2 does not use it
     mean_tau:bool=True, # Whether each row's mean over its negatives is brought to `tau`
+    first:int=0, # As in `softcse_weights`
 )->Tensor: # `(B, B)`, above 0; `tau` on the diagonal, the positive's own temperature
     "A temperature for each negative that rises with its reference similarity"
     check_choice("rule", rule, TEMPERATURE_RULES); check_positive(tau=tau)
     check_choice("mean_tau", mean_tau, (True,False)); check_alpha(alpha)
     sim = as_reference(sim_ref, columns=max(sim_ref.shape, default=1))
     own = own_columns(sim)
-    relative = 1 + alpha*sim if rule=="T1" else (1/softcse_weights(sim, "W1")).clamp(.5, 2)
+    if rule=="T1": relative = 1 + alpha*sim
+    else: relative = (1/softcse_weights(sim, "W1", first=first)).clamp(.5, 2)
     relative = relative.masked_fill(own, 1)
     if not (relative > 0).all():
         least = sim.masked_fill(own, math.inf).min().item()
@@ -195,7 +201,7 @@ def softcse_weight(
 
 # %% ../../nbs/losses/07_softcse.ipynb #5c86ed60
 def softcse_weight_rows(
-    cos:Tensor, # Cosines of anchors (rows) and candidates (columns), `(B, B)` or `(B, B+M)`
+    cos:Tensor, # Cosines of anchors (rows) and 2 or more candidates, `(B, B)` or `(B, B+M)`
     sim_ref:Tensor, # Reference similarities, as `cos`
     *,
     tau:float, rule:str, alpha:float, kappa:float, control:str|None,
@@ -270,7 +276,7 @@ def softcse_temperature(
 
 # %% ../../nbs/losses/07_softcse.ipynb #35285bd1
 def softcse_temperature_rows(
-    cos:Tensor, # Cosines of anchors (rows) and candidates (columns), `(B, B)` or `(B, B+M)`
+    cos:Tensor, # Cosines of anchors (rows) and 2 or more candidates, `(B, B)` or `(B, B+M)`
     sim_ref:Tensor, # Reference similarities, as `cos`
     *,
     tau:float, rule:str, alpha:float, mean_tau:bool, control:str|None,

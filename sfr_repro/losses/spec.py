@@ -160,8 +160,8 @@ def _whole(f):
     def product(x):
         pair = isinstance(x, (tuple,list)) and len(x)==2 and isinstance(x[0], Tensor)
         if not pair: return x
-        a,b = (t.to(torch.promote_types(t.dtype, torch.float32)) for t in x)
-        return a @ b.T
+        dtype = torch.promote_types(torch.promote_types(x[0].dtype, x[1].dtype), torch.float32)
+        return x[0].to(dtype) @ x[1].to(dtype).T
     def call(h, h_pos, **given):
         return f(h, h_pos, **{k:product(x) for k,x in given.items()})
     return call

@@ -37,6 +37,12 @@ def _softmax_row(s, pos, tau, u):
     force = gap.sigmoid()/tau
     return -F.logsigmoid(-gap), force/total, force*turned_slope(pos, u)
 
+def _rows(tile, B):
+    "Rows of a strip; `UserError` for a tile that is no number of rows"
+    if type(tile) is not int or tile < 1:
+        raise UserError(f"tile is {tile!r}: it must be a number of rows, at least 1")
+    return min(tile, B)
+
 def _alone(h, h_pos):
     "A batch of one has no negative"
     return (h*h_pos).sum()*0., torch.zeros_like(h), torch.zeros_like(h)
@@ -61,7 +67,7 @@ def softmax_strips(
 )->tuple: # The value, `()`, and the gradients of the views, or None
     "A softmax loss of one direction and its gradient, strip by strip"
     check_positive(tau=tau); check_angle(u)
-    B,tile,(h,n) = len(h), min(tile, len(h)), as_candidates(h, h_pos, h_neg)
+    B,tile,(h,n) = len(h), _rows(tile, len(h)), as_candidates(h, h_pos, h_neg)
     if len(n)==1: return _alone(h, h_pos)
     losses,buffer = h.new_empty(B), h.new_empty(tile, len(n))
     dh,dn = (torch.empty_like(h), torch.zeros_like(n)) if grads else (None,None)
@@ -114,7 +120,7 @@ def softcse_weight_strips(
     "`softcse_weight` and its gradient"
     reference = _reference(sim_ref, h, tile, control, h_neg)
     def scores(s, start):
-        added = softcse.softcse_weights(reference(start), rule, alpha, kappa).log_()
+        added = softcse.softcse_weights(reference(start), rule, alpha, kappa, start).log_()
         return s.div_(tau).add_(added), None
     return softmax_strips(h, h_pos, h_neg, tau=tau, scores=scores, tile=tile, grads=grads,
         hard_negative_weight=hard_negative_weight)
@@ -130,7 +136,7 @@ def softcse_temperature_strips(
     "`softcse_temperature` and its gradient"
     reference = _reference(sim_ref, h, tile, control, h_neg)
     def scores(s, start):
-        heat = softcse.softcse_temperatures(reference(start), tau, rule, alpha, mean_tau)
+        heat = softcse.softcse_temperatures(reference(start), tau, rule, alpha, mean_tau, start)
         return s.div_(heat), heat.reciprocal_().mul_(tau)
     return softmax_strips(h, h_pos, h_neg, tau=tau, scores=scores, tile=tile, grads=grads,
         hard_negative_weight=hard_negative_weight)
@@ -155,7 +161,7 @@ def hinge_strips(
     tile:int, grads:bool=True, # As in `softmax_strips`
 )->tuple: # As from `softmax_strips`
     "A triplet loss of one direction and its gradient, strip by strip"
-    B,tile,(h,n) = len(h), min(tile, len(h)), as_candidates(h, h_pos, h_neg)
+    B,tile,(h,n) = len(h), _rows(tile, len(h)), as_candidates(h, h_pos, h_neg)
     if len(n)==1: return _alone(h, h_pos)
     pos,neg,buffer = h.new_empty(B), h.new_empty(B), h.new_empty(tile, len(n))
     index = torch.empty(B, dtype=torch.long, device=h.device)
@@ -167,8 +173,9 @@ def hinge_strips(
         index[own] = (k+start) % len(n)
     gap = hinge.margin - (hinge.distance(neg)-hinge.distance(pos))
     if not grads: return gap.relu().mean(), None, None
-    push = ((gap > 0)*hinge.slope(neg)/B)[:,None]
-    pull = ((gap > 0)*hinge.slope(pos)/B)[:,None]
+    active = ~(gap <= 0)                                       # True for NaN, as in the plain form
+    push = (active*hinge.slope(neg)/B)[:,None]
+    pull = (active*hinge.slope(pos)/B)[:,None]
     dn = torch.zeros_like(n).index_add_(0, index, push*h)
     dn[:B] -= pull*h
     return _split(gap.relu().mean(), push*n[index] - pull*n[:B], dn, h)
@@ -267,7 +274,10 @@ def paradigm_strips(
     **tensors, # Those that `p.needs` names
 )->tuple: # The value, `()`, and the gradients of the views
     "A composition's energy and gradient, strip by strip"
-    B,tile,(h,n) = len(h), min(tile, len(h)), as_candidates(h, h_pos, h_neg)
+    if h_neg is not None and p.negatives=="same":
+        raise UserError("a composition with negatives 'same' was given h_neg: its anchors are "
+                        "compared with their own view, leave h_neg out")
+    B,tile,(h,n) = len(h), _rows(tile, len(h)), as_candidates(h, h_pos, h_neg)
     if len(n)==1: return _alone(h, h_pos)
     views = (h, n[:B]) if h_neg is None else (h, n[:B], n[B:])
     if not (h.isfinite().all() and n.isfinite().all()):
@@ -386,8 +396,7 @@ def tiled_form(
     tile:int, # Rows per strip
 )->TiledForm: # `UserError` for a loss without one, or a tile that is no number of rows
     "The linear-memory form of a loss, for `make_loss`"
-    if type(tile) is not int or tile < 1:
-        raise UserError(f"tile is {tile!r}: it must be a number of rows, at least 1")
+    _rows(tile, 1)
     if spec.tiled: return TiledForm(spec.tiled, tile)
     if spec.value in TILED: return TiledForm(TILED[spec.value], tile)
     if not spec.paradigm:

@@ -110,7 +110,7 @@ def repaired_surrogate(
 )->Frozen: # Detached
     "Frozen coefficients of a repaired surrogate"
     check_positive(lam=lam, margin=margin, tau=tau, ratio=ratio, eps=eps)
-    check_non_negative(power=power or 0)
+    check_non_negative(power=0 if power is None else power)
     check_repair(repair, REPAIRS, mask=mask, form=form)
     def scores(s): return s/tau if power is None else power*s.clamp(min=eps).log()
     soft = "weight" in repair and len(h) > 1
@@ -196,11 +196,12 @@ def coordinate_components(
     weight:Tensor, # Weights on the rows of `h`, `(B, B)`; the diagonal is ignored
     rest:Tensor, # What else the gradient subtracts, `(B, D)`
     h_pos:Tensor, # Positives, `(B, D)`
-)->Components: # Ratio `(B, D)`; 0 where `h_pos` or a row's summed weight is exactly 0
+)->Components: # Ratio `(B, D)`; 0 where `h_pos` or a row's summed weight is 0, or nearly
     "Same-view components whose ratio, coordinate by coordinate, turns the positive into `rest`"
     weight = weight.clone().fill_diagonal_(0)
     pull = weight.sum(1, keepdim=True)*h_pos
     ratio = torch.where(pull==0, 0, rest/torch.where(pull==0, 1, pull))
+    ratio = torch.where(ratio.isinf(), 0, ratio)          # a pull too small to divide by
     return Components(weight.new_ones(len(weight)), weight, ratio, "same")
 
 # %% ../../nbs/losses/05_vicreg.ipynb #03faf1fa

@@ -131,7 +131,8 @@ def check_grade(
 )->int: # At least 0 and below `GRADES`
     "A grade that `trec_eval` can keep; one below 0 (judged as of no use) counts as 0"
     if not str(grade).removeprefix("-").isdecimal():
-        raise DataError(f"{place} has the grade {grade!r}: it must be a whole number")
+        must = "it must be a whole number, without a point"
+        raise DataError(f"{place} has the grade {grade!r}: {must}")
     if str(grade).startswith("-"): return 0
     if len(str(grade)) > 99 or int(grade) >= GRADES:
         raise DataError(f"{place} has the grade {grade!r:.40}: it must be below 2**31")
@@ -180,8 +181,14 @@ def retrieval_set(
         lists = [candidate_positions(name, place, i, candidates.get(i), doc)
                  for place,i in zip(query_places, query_ids, strict=True)]
     asked,judged = judged_rows(asked), judged_rows(judged)
-    return RetrievalSet(name, doc_ids, texts, query_ids, asked, judged, lists, None,
+    data = RetrievalSet(name, doc_ids, texts, query_ids, asked, judged, lists, None,
                         split, source, doc_places, query_places)
+    for q,place in enumerate(query_places):
+        if lists is None and judged[q].get(data.itself(q)):
+            what = f"the query {query_ids[q]!r} counts as the document of that identifier"
+            raise DataError(f"{place}: {what}, which is judged to answer it: "
+                            "number documents and queries apart")
+    return data
 
 # %% ../../nbs/data/05_retrieval.ipynb #363d59cc
 def check_retrieval_counts(
@@ -207,8 +214,10 @@ def rerank_file(
     docs,queries,grades,candidates = {}, {}, {}, {}
     columns = ("split","qid","label","question","sentence")
     for n,(row_split,q,grade,question,sentence) in read_tsv(path, columns):
-        if row_split != split: continue
         where = f"{path} line {n}"
+        if row_split not in ("train","dev","test"):
+            raise DataError(f"{where} has the split {row_split!r}: it must be train, dev or test")
+        if row_split != split: continue
         if grade not in ("0","1"):
             raise DataError(f"{where} has the label {grade!r}: it must be 0 or 1")
         if queries.setdefault(q, (where, q, question))[2] != question:
@@ -227,12 +236,17 @@ def folder_retrieval(
     source:Source|None, # Of kind "folder"; None for a path
 )->RetrievalSet: # Its split "test"
     "A collection from tab-separated files"
-    place = source.root/"retrieval"/name if source else Path(os.path.expanduser(name))
+    own = Path(os.path.abspath(os.path.expanduser(name)))              # "." alone has no name
+    place = source.root/"retrieval"/name if source else own
+    if place.is_file(): raise DataError(f"{place} is a file: a collection is a folder")
     if not place.is_dir():
         there = sorted(p.name for p in place.parent.glob("*") if p.is_dir())
         raise DataError(f"{place} is not there: its folder holds {', '.join(there) or 'no folder'}")
     label = source.label() if source else "file"
-    if (place/"rerank.tsv").is_file(): return rerank_file(place/"rerank.tsv", label)
+    if (place/"rerank.tsv").is_file():
+        if (place/"corpus.tsv").is_file():
+            raise DataError(f"{place} has corpus.tsv and rerank.tsv: a set has one of them")
+        return check_retrieval_counts(rerank_file(place/"rerank.tsv", label), str(place))
     def rows(file, *columns):
         return ((f"{place/file} line {n}", *row) for n,row in read_tsv(place/file, columns))
     titled = rows("corpus.tsv", "docid","title","text")

@@ -127,6 +127,8 @@ def transfer_set(
     places,splits,labels,*sentences = zip(*rows, strict=True)
     allowed = tuple(classes or sorted(set(labels)))
     for place,split,label in zip(places, splits, labels, strict=True):
+        if label != label.strip():
+            raise DataError(f"{place} has the label {label!r}, with white space at an end")
         if label not in allowed or not label:
             there = ", ".join(filter(None, allowed))
             raise DataError(f"{place} has the label {label!r}: {name} has {there}")
@@ -164,8 +166,10 @@ def folder_transfer(
 )->TransferSet: # All its splits
     "Labelled sentences from a file"
     path = source.root/"transfer"/f"{name}.tsv" if source else Path(os.path.expanduser(name))
-    columns = ["split","label","sentence1"]
-    if "sentence2" in read_header(path): columns.append("sentence2")
+    columns,names = ["split","label","sentence1"], read_header(path)
+    if "sentence2" in names: columns.append("sentence2")
+    elif near := [n for n in names if "".join(filter(str.isalnum, n.lower()))=="sentence2"]:
+        raise DataError(f"{path} line 1 has the column {near[0]!r}: it must be 'sentence2'")
     rows = [(f"{path} line {n}", *row) for n,row in read_tsv(path, columns)]
     label = source.label() if source else "file"
     data = transfer_set(path.stem, rows, label, CLASSES.get(path.stem))
@@ -230,6 +234,8 @@ def load_transfer(
     "Labelled sentences from folder or hub"
     if not (name := str(name)).strip(): raise DataError("the name of a transfer set is empty")
     if name.lower().endswith(".tsv"): return folder_transfer(name, None)
+    if name.lower().endswith((".tsv.gz",".csv",".csv.gz",".txt")):
+        raise DataError(f"{name} cannot be read: a file of labelled sentences must end in .tsv")
     source = resolve(source, "transfer")
     if source.kind == "folder": return folder_transfer(name, source)
     if source.kind == "hub": return hub_transfer(name, source)

@@ -43,11 +43,14 @@ def triple_columns(
     place:str, # File and line, for the error
 )->list[int]: # Where anchor, positive and negative are
     "The three columns by name; `DataError` says which names are allowed"
-    for names in NAMES:
-        if all(n in header for n in names): return [list(header).index(n) for n in names]
-    allowed = " or ".join(", ".join(names) for names in NAMES)
+    fit = [names for names in NAMES if all(n in header for n in names)]
     there = ", ".join(repr(n[:20]) for n in header[:8])
-    raise DataError(f"{place} has the columns {there}: triples need {allowed}")
+    if not fit:
+        allowed = " or ".join(", ".join(names) for names in NAMES)
+        raise DataError(f"{place} has the columns {there}: triples need {allowed}")
+    if len(fit) > 1 or any(header.count(n) > 1 for n in fit[0]):
+        raise DataError(f"{place} has the columns {there}: which of them are the triples is open")
+    return [header.index(n) for n in fit[0]]
 
 # %% ../../nbs/data/07_triples.ipynb #d16c22c6
 def _table(path):
@@ -68,7 +71,8 @@ def read_triples(
 )->Iterator[tuple[int,tuple[str,str,str]]]: # Line, and anchor, positive and negative
     "Triples of a table; `DataError` names file and line"
     rows = _table(path := Path(path))
-    _,header = next(rows, (1,[""]))
+    _,header = next(rows, (1,None))
+    if header is None: raise DataError(f"{path} is empty: triples need a header")
     at = triple_columns(header, f"{path} line 1")
     for number,row in rows:
         if row in ([], [""]): continue
@@ -136,7 +140,7 @@ def load_triples(
 )->Triples: # In reading order
     "Triples from a table or from the hub"
     if n is not None: check_whole("sentences", n, least=2)
-    path = triples_file(name, folder)
+    path = triples_file(name := str(name), folder)
     if path: rows,label = [t for _,t in read_triples(path)], "file"
     else:
         found = check_hub_triples(name, source)

@@ -170,7 +170,7 @@ class SentenceEncoder:
         if pipeline.max_length: tokenizer.model_max_length = pipeline.max_length
         if precision == "auto": precision = note.get("precision","auto")
         name = str(name_or_path)
-        if os.path.isdir(name): name = Path(name).name
+        if os.path.isdir(name): name = Path(os.path.abspath(name)).name
         encoder = cls(model.eval(), tokenizer, pooler=pooler, precision=precision, name=name,
                       prompts=prompts)
         steps = read_steps(files, pipeline, encoder.dim)
@@ -207,7 +207,7 @@ class SentenceEncoder:
         "The longest text that is read whole; longer ones are cut"
         positions = position_limit(self.model)
         limits = [self.tokenizer.model_max_length, UNLIMITED]
-        return min(limits + [positions]*(positions is not None))
+        return int(min(limits + [positions]*(positions is not None)))
 
     @property
     def device(self)->torch.device: return next(self.model.parameters()).device # Of the model
@@ -274,6 +274,9 @@ class SentenceEncoder:
         "Token ids, special tokens included; from `tokens` if it has the same list"
         if prompt := self.prompts.text(prompt_name):
             check_texts(sentences)
+            if len(tokenize(self.tokenizer, [prompt], self.max_length)[0]) >= self.max_length:
+                full = f"fills the {self.max_length} tokens that are read"
+                raise EncoderError(f"the prompt {prompt[:40]!r} {full}: no text has a place")
             sentences = [prompt+s for s in sentences]
         if self.tokens is None: return tokenize(self.tokenizer, sentences, self.max_length)
         check_texts(sentences)
@@ -416,7 +419,7 @@ def save_encoder(
 def weights_sha256(
     model:nn.Module, # Any module
 )->str: # 64 hexadecimal digits
-    "Hash of all parameters and buffers, by name, in float32"
+    "Hash of all parameters and saved buffers, by name, in float32"
     digest = hashlib.sha256()
     for name,x in sorted(model.state_dict().items()):
         digest.update(f"{name}{tuple(x.shape)}".encode())

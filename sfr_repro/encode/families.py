@@ -61,7 +61,9 @@ def why_refused(
     config, # Of a Hugging Face encoder
 )->str: # Empty: it is not refused
     "Why the vectors of a model are not reliable"
-    kind = config.model_type
+    kind,own = config.model_type, getattr(config, "auto_map", None)
+    if isinstance(own, dict) and "AutoModel" in own and kind not in (*ONE_LENGTH, *PADDED):
+        return "comes with code of its own, which is never run"
     if kind=="mra": return "has no attention without its CUDA kernel"
     if kind=="funnel": return "fails on texts of few tokens"
     if kind=="yoso" and not config.use_expectation: return "draws its attention at random"

@@ -182,6 +182,9 @@ def read_config(
 )->PretrainedConfig: # Of an encoder
     "The configuration of an encoder, with the dropout asked for"
     name,file = files.name, f"{part}/config.json".lstrip("/")
+    number = isinstance(dropout, (int,float)) and not isinstance(dropout, bool)
+    if dropout is not None and not (number and 0 <= dropout < 1):
+        raise EncoderError(f"dropout is {dropout!r}: it must be a number from 0 to below 1")
     if (path := files.find(file)) is None:
         place = "the folder" if os.path.isdir(files.where) else "the hub"
         where = "the cache of the hub" if files.why else place

@@ -33,7 +33,7 @@ class Prompts:
         "The prompt of a name; `EncoderError` lists the names there are"
         name = self.default if name is None else name
         if name is None: return ""
-        if name in self.texts: return self.texts[name]
+        if isinstance(name, str) and name in self.texts: return self.texts[name]
         there = ", ".join(map(repr, self.texts)) or "none"
         raise EncoderError(f"prompt_name is {name!r}: the prompts of this model are {there}")
 
@@ -55,7 +55,8 @@ def read_prompts(
     if default is not None and not (isinstance(default, str) and default in texts):
         raise EncoderError(f"{name}: default_prompt_name of {TOP} is {default!r}, no prompt's name")
     if cut is not None and not (is_whole(cut) and cut > 0):
-        raise EncoderError(f"{name}: truncate_dim of {TOP} is {cut!r}: it must be a whole number")
+        must = "it must be a whole number, at least 1"
+        raise EncoderError(f"{name}: truncate_dim of {TOP} is {cut!r}: {must}")
     return Prompts(texts, default), cut
 
 # %% ../../nbs/encode/08_pipeline.ipynb #c0a10617
@@ -77,8 +78,10 @@ def read_reading(
     inside,name = f"{part}/" if part else "", files.name
     names = [f"{inside}sentence_{kind}_config.json" for kind in LEGACY]
     said,file = files.section(names[0]), names[0]
-    for other in names[1:] if not said and not files.why else ():
+    for other in names[1:]:
         if not said: said,file = files.section(other), other
+    told = names if said else names[1:]                  # of seven unknown names, one is told
+    files.unknown[:] = [f for f in files.unknown if f not in told]
     for key,value in said.items():
         if key in ("max_seq_length","do_lower_case","unpad_inputs"): continue
         if key in USUAL and value in (USUAL[key], None, {}): continue
@@ -116,7 +119,8 @@ def read_pooling(
     "A Pooling module"
     file = f"{place}/config.json"
     if not (said := files.section(file)):
-        raise EncoderError(f"{files.name}: its pooling, {file}, is not there"
+        lacks = "is not there" if files.find(file) is None else "is empty"
+        raise EncoderError(f"{files.name}: its pooling, {file}, {lacks}"
                            f"{' in the cache' if files.why else ''}: give pooler=")
     modes = said.get("pooling_mode") or [m for m,old in MODES.items() if said.get(old)] or ["mean"]
     modes = [modes] if isinstance(modes, str) else modes
@@ -168,7 +172,8 @@ def read_modules(
     files:ModelFiles, # Of the model
 )->list[tuple[str,str]]|None: # Kind and folder of each module, in order; None: there is no list
     "The modules that `modules.json` names"
-    if (said := files.read("modules.json")) is None: return None
+    said = files.read("modules.json")
+    if said is None and files.find("modules.json") is None: return None
     name,found = files.name, []
     if not isinstance(said, list) or not all(isinstance(m, dict) for m in said) or not said:
         raise EncoderError(f"{name}: modules.json must be a list of modules")

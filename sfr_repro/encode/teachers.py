@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 from ..core.notation import unit_rows
+from .batches import check_texts
 from .cache import cached_vectors, vectors_key
 from .encoder import SentenceEncoder
 
@@ -23,6 +24,7 @@ def teacher_vectors(
 )->Tensor: # float32, `(n, D)`, unit rows, on the CPU
     "Unit vectors of a corpus, from the cache if they are there"
     def compute(): return unit_rows(torch.from_numpy(encoder.encode(sentences, progress=progress)))
+    check_texts(sentences)
     key = vectors_key(encoder, sentences)
     return cached_vectors(key, compute, len(sentences), encoder.name, cache)
 

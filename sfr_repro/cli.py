@@ -350,7 +350,7 @@ def mpnet():
 @app.command()
 def simulate(
     seed:Annotated[int, typer.Option(help="Of the draws, or of the training.")]=0,
-    trained:Annotated[bool, typer.Option("--trained", help="The five statistics.")]=False,
+    trained:Annotated[bool, typer.Option("--trained", help="Train, then measure.")]=False,
     out:Out=None,
 ):
     "Paper A's maps over all angles, at full size, or its five statistics, as a record."

@@ -50,13 +50,14 @@ def locked_folder(
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock = FileLock(folder/LOCK)
-        try: lock.acquire(timeout=0)
-        except Timeout:
-            words = f"{folder}: another command is writing here, waiting until it ends"
-            if say: print(words, file=sys.stderr, flush=True)
-            while not lock.is_locked:               # a refused run removes its new folder
-                try: lock.acquire()
-                except FileNotFoundError: folder.mkdir(parents=True, exist_ok=True)
+        wait = 0
+        while not lock.is_locked:
+            try: lock.acquire(timeout=wait)
+            except FileNotFoundError: folder.mkdir(parents=True, exist_ok=True) # a refused run's
+            except Timeout:
+                words = f"{folder}: another command is writing here, waiting until it ends"
+                if say: print(words, file=sys.stderr, flush=True)
+                wait = -1
     except OSError as e:
         why = e.strerror or type(e).__name__
         raise RunError(f"{folder}: the folder cannot be written ({why})") from None

@@ -69,7 +69,8 @@ class Components:
         ratio = self.ratio if self.ratio.ndim==2 else self.ratio[:,None]
         n = h if self.negatives=="same" else h_pos
         if h_neg is not None: n = torch.cat([n, h_neg])
-        return push @ n.to(push.dtype) - push.sum(1, keepdim=True)*ratio*h_pos
+        dtype = torch.promote_types(push.dtype, n.dtype)
+        return push.to(dtype) @ n.to(dtype) - push.sum(1, keepdim=True)*ratio*h_pos
 
     def normalised(self):
         "Rows of `weight` sum to 1, with the same gradient; 0 where the whole push of a row is 0"

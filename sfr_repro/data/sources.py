@@ -190,7 +190,7 @@ def decode(
     try: text = line.decode()
     except UnicodeDecodeError as e:
         raise DataError(f"{place} is not UTF-8 at byte {e.start+1} of the line") from None
-    if "\0" in text: raise DataError(f"{place} has a NUL character, as in UTF-16: save it as UTF-8")
+    if "\0" in text: raise DataError(f"{place} has a NUL character: save it as UTF-8 without one")
     return text.removesuffix("\r").removeprefix("\ufeff" if number==1 else "")
 
 # %% ../../nbs/data/00_sources.ipynb #c0a10e02

@@ -43,7 +43,7 @@ def triple_columns(
     place:str, # File and line, for the error
 )->list[int]: # Where anchor, positive and negative are
     "The three columns by name; `DataError` says which names are allowed"
-    fit = [names for names in NAMES if all(n in header for n in names)]
+    fit = [names for names in NAMES if set(names) <= set(header)]
     there = ", ".join(repr(n[:20]) for n in header[:8])
     if not fit:
         allowed = " or ".join(", ".join(names) for names in NAMES)

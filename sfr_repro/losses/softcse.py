@@ -95,7 +95,7 @@ def softcse_weights(
     "A weight for each negative that falls with its reference similarity"
     check_choice("rule", rule, WEIGHT_RULES); check_positive(kappa=kappa)
     check_alpha(alpha, 1 if rule=="W4" else math.inf)
-    sim = as_reference(sim_ref, columns=max(sim_ref.shape, default=1))
+    sim = as_reference(sim_ref, columns=max(getattr(sim_ref, "shape", ()), default=1))
     own,several = own_columns(sim), sim.shape[1] > 1
     if rule in ("W1","W2"):
         w = 1 - sim
@@ -128,7 +128,7 @@ def softcse_temperatures(
     "A temperature for each negative that rises with its reference similarity"
     check_choice("rule", rule, TEMPERATURE_RULES); check_positive(tau=tau)
     check_choice("mean_tau", mean_tau, (True,False)); check_alpha(alpha)
-    sim = as_reference(sim_ref, columns=max(sim_ref.shape, default=1))
+    sim = as_reference(sim_ref, columns=max(getattr(sim_ref, "shape", ()), default=1))
     own = own_columns(sim)
     if rule=="T1": relative = 1 + alpha*sim
     else: relative = (1/softcse_weights(sim, "W1", first=first)).clamp(.5, 2)

@@ -240,7 +240,7 @@ def before_after(
     "Paper B's claims, from two models"
     check_comparable([*before,*after])
     by_seed = {r.seed:r for r in before}
-    if len(before) > 1 and set(by_seed) != {r.seed for r in after}:
+    if len(before) > 1 and (len(by_seed) < len(before) or set(by_seed) != {r.seed for r in after}):
         raise UserError("before and after have different seeds: give one record before training, "
                         "or one for each seed after it")
     start = [by_seed[r.seed] if len(before) > 1 else before[0] for r in after]

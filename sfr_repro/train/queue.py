@@ -146,9 +146,9 @@ def _collect(workers, tasks, results, settings, start, collect, follow, say):
         say(f"{time.time()-start:6.1f} s  {len(outcomes)}/{asked}  {done.name}: {done.state}, "
             f"{done.seconds:.1f} s{why}")
     names = {o.name for o in outcomes}
-    # no worker is alive any more
+    # of these no worker said how they ended
     left = [c.run_name for c in settings if c.run_name not in names]
-    return outcomes + [Outcome(name, "left out", why="no worker was left") for name in left]
+    return outcomes + [Outcome(name, "left out", why="no worker told its end") for name in left]
 
 def _lost(workers, running, missing):
     "A run without a worker: its worker was ended before it could report what it had taken"

@@ -288,7 +288,7 @@ def _make_record(config, encoder, loss, dev, tests, opened, options, folder, say
     parts,data,training,last = None, [], {}, None
     if config.train.steps != 0:
         parts = _prepare(config, encoder, opened[0], options.progress)
-        made,sha256 = read_inputs(folder), parts[0].describe()["sha256"]
+        made,sha256 = read_inputs(folder) or {}, parts[0].describe()["sha256"]
         if sha256 not in (made.get("corpus"), made.get("triples")):  # after a wait for the lock
             raise RunError(f"{folder}: the training sentences have changed meanwhile: give the "
                            "same command again")

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['RUN_COLUMNS', 'LEAST', 'FAMILIES', 'rule_effects', 'variant', 'shared_setting', 'is_compared', 'comparable_records',
-           'comparable_runs', 'variant_order', 'compare', 'comparisons', 'interval_text', 'comparison_table',
-           'states_text', 'summary', 'variant_family', 'softcse_figure', 'dev_choices']
+           'last_checkpoints', 'comparable_runs', 'variant_order', 'compare', 'comparisons', 'interval_text',
+           'comparison_table', 'states_text', 'summary', 'variant_family', 'softcse_figure', 'dev_choices']
 
 # %% ../../nbs/results/03_softcse.ipynb #68fb3a55
 from collections.abc import Mapping, Sequence
@@ -88,6 +88,16 @@ def comparable_records(
     newest = (soft or [r for r in known if r.experiment.name=="infonce"] or known)[-1]
     wanted = shared_setting(newest), inputs(newest)
     return [r for r in known if (shared_setting(r), inputs(r))==wanted]
+
+# %% ../../nbs/results/03_softcse.ipynb #b4c03721
+def last_checkpoints(
+    records:Sequence[Record], # Of trainings
+)->list[Record]: # Those that keep scores of the last checkpoint
+    "The same runs, with the scores of the last checkpoint in place of the best one's"
+    def ended(r):
+        chosen = r.selection.model_copy(update={"best_step":r.trajectory[-1].step})
+        return r.model_copy(update={"metrics":r.last_metrics, "selection":chosen})
+    return [ended(r) for r in records if r.last_metrics]
 
 # %% ../../nbs/results/03_softcse.ipynb #4dbf1852
 RUN_COLUMNS = ("variant","seed","dev","test") # Of `comparable_runs`, before a column for each set

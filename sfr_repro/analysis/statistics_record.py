@@ -81,7 +81,8 @@ def statistics_setting(
 )->RunConfig: # Of one run
     "InfoNCE as the main table trains it"
     config, = load_experiment("embedded", (*SETTING, *changes, f"seeds=[{seed}]"))
-    if config.loss.name.startswith("softcse") or config.data.triples is not None:
+    _,loss = complete_setting(config)
+    if loss.needs or config.data.triples is not None:
         raise UserError("the statistics are of a loss without a teacher, on a corpus of sentences")
     return config
 
@@ -115,9 +116,7 @@ def trained_values(
     probe = Probe(encoder, held, e.max_length, config.seed)
     def select(): return {key:evaluate_sts(encoder, sets=(dev,), progress=False)[dev.name]}
     def measure(): return view_values(*probe.two_views())|{"level_gap":level_gap(encoder, pairs)}
-    state = torch.get_rng_state()
     found = {"before":measure()}
-    torch.set_rng_state(state)
     with tempfile.TemporaryDirectory() as folder:
         _,loss = complete_setting(config)
         watch = train(encoder, head, loss, ids, config.train, select, folder, config.seed,

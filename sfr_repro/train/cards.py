@@ -18,7 +18,7 @@ from ..core.records import Record, pipe_table, read_record, write_whole
 from ..data.sources import HUB, first_line, hub_problem
 from ..encode.loading import read_json
 from ..encode.names import TWO_LAYERS, YARDSTICK, model_folder
-from ..evaluate.headlines import headline_rows, record_line, set_scores
+from ..evaluate.headlines import headline_rows, measured_sets, record_line, set_scores
 from ..evaluate.sts import sources_text
 
 # %% ../../nbs/train/13_cards.ipynb #73145b42
@@ -126,9 +126,7 @@ def model_card(
     r,config = record, record.config
     constants = config["loss"].get("constants", {})
     loss = ", ".join([f"`{config['loss']['name']}`", *(f"{k} = {v}" for k,v in constants.items())])
-    # a set of transfer without splits of its own has two parts in its name
-    tests = {"/".join(k.split("/")[:parts]) for k in r.metrics for parts in (2,3)}
-    tests |= {m.replace("geometry/", "sts/", 1) for m in tests} # it is measured on a set of STS
+    tests = measured_sets(r.metrics)
     sources = sources_text([d.model_dump() for d in r.data if d.name in tests] or [{"source":"-"}])
     scores = [[task, name, measure, f"{v:.2f}"] for task,name,measure,v in headline_rows(r.metrics)]
     rows = [[d.name, f"{d.rows:,}", d.source, f"`{d.sha256[:12]}`"] for d in r.data]

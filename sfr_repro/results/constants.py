@@ -11,7 +11,7 @@ __all__ = ['CONTRASTIVE', 'ORIGINALS', 'REPAIRED', 'LOSSES_OF_A', 'RATES', 'BELO
 
 # %% ../../nbs/results/10_constants.ipynb #c0550004
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 import pandas as pd
 from ..core.errors import UserError
 from ..core.records import Record, RecordError
@@ -51,12 +51,13 @@ def dev_after(
 def best_record(
     records:Sequence[Record], # Tries, in the order in which they count
     loss:str, # One of `LOSSES_OF_A`
+    score:Callable[[Record],float]=dev_after, # What a try is worth
 )->Record:
     "The try of a loss with the highest score, the first of equals"
     tries = [r for r in records if r.config["loss"]["name"]==loss]
     if not tries:
         raise UserError(f"loss is {loss!r}: there is no try of it among {len(records)} records")
-    return max(tries, key=dev_after)
+    return max(tries, key=score)
 
 # %% ../../nbs/results/10_constants.ipynb #c055000f
 def edge_rates(

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['OUTER', 'RATE_FACTORS', 'VALUES_WORDS', 'RATES_WORDS', 'SECOND_WORDS', 'last_dev', 'values_text', 'rates_text',
-           'same_setting', 'changed_losses', 'second_text']
+           'same_setting', 'changed_losses', 'second_text', 'choice_text', 'second_table']
 
 # %% ../../nbs/results/22_second_choice.ipynb #22c00004
 from collections.abc import Sequence
@@ -116,3 +116,27 @@ def second_text(
     variants = [as_variant(c["loss"]["name"], c["loss"]["constants"], c["train"]["lr"])
         for c in best]
     return experiment_text(SECOND_WORDS, range(5), MAIN, variants)
+
+# %% ../../nbs/results/22_second_choice.ipynb #22c0001a
+def choice_text(
+    record:Record, # Of a try
+)->str: # For example "tau 0.03, rate 2e-05"
+    "The own constant and the learning rate of a try in a few words"
+    loss = record.config["loss"]
+    constant = OWN_CONSTANT[loss["name"]][0]
+    return f"{constant} {loss['constants'][constant]:.3g}, rate {record.config['train']['lr']:g}"
+
+def second_table(
+    first:Sequence[Record], # Tries of the first choice
+    tries:Sequence[Record], # All tries, in the order in which they count
+)->pd.DataFrame: # One row for each loss; dev is STS-B dev at the last step, x 100
+    "Both choices of each loss"
+    rows = []
+    for loss in LOSSES_OF_A:
+        count = sum(r.config["loss"]["name"]==loss for r in tries)
+        row = [loss, count]
+        for chosen in (best_record(first, loss), best_record(tries, loss, last_dev)):
+            row += [choice_text(chosen), round(100*last_dev(chosen), 1)]
+        rows.append(row)
+    return pd.DataFrame(rows, columns=["loss","tries","first choice","dev at its end",
+                                       "second choice","dev at the end"])

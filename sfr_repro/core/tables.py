@@ -96,9 +96,10 @@ def format_table(
     check_format(format)
     head,rows = list(map(str, table.columns)), table.astype(object).to_numpy().tolist()
     if format == "json":
-        def line(row):
-            return {k:None if is_missing(v) else v for k,v in zip(head, row, strict=True)}
-        return json.dumps(list(map(line, rows)), indent=1, ensure_ascii=False)
+        def value(v): # JSON has no infinity: it becomes the text "inf" or "-inf"
+            return None if is_missing(v) else str(v) if v in (math.inf,-math.inf) else v
+        def line(row): return {k:value(v) for k,v in zip(head, row, strict=True)}
+        return json.dumps(list(map(line, rows)), indent=1, ensure_ascii=False, allow_nan=False)
     if format == "csv": return table.to_csv(index=False, lineterminator="\n").rstrip("\n")
     def texts(row): return [cell_text(v, digits) for v in row]
     cells = list(map(texts, rows))

@@ -82,7 +82,7 @@ def seed_changes(
 # %% ../../nbs/analysis/02_dynamics.ipynb #114adcfb
 def geometry_values(
     metrics:dict[str,float], # Of a record, or of one point of its trajectory
-)->list[tuple[str,str,float]]: # Place ("layer:<k>", "last", "pooled"), measure, value
+)->list[tuple[str,str,float]]: # Place ("layer:<k>", "last", "pooled", "token:<t>"), measure, value
     "All geometry that was measured; the last layer is there twice, also under \"last\""
     found = [(*k.split("/")[3:], v) for k,v in metrics.items() if k.startswith("geometry/")]
     layers = [int(place[6:]) for place,_,_ in found if place.startswith("layer:")]

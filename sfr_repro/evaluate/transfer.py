@@ -90,7 +90,7 @@ def cross_validate(
     y:np.ndarray, # Classes, `(n,)`
     Cs:Sequence[float], # To choose from
     seed:int=SEED, # Of the shuffling
-)->tuple[LogisticRegression,float]: # Fitted on all rows with the chosen C, and its accuracy
+)->tuple[LogisticRegression,float]: # Fitted on all rows with the chosen C; mean over the folds
     "Choose C by cross-validated accuracy, rounded as SentEval does: the smallest C of equal ones"
     path,scores = regression_path(x, y, Cs), np.zeros((len(Cs),FOLDS))
     folds = StratifiedKFold(FOLDS, shuffle=True, random_state=seed)
@@ -102,7 +102,7 @@ def cross_validate(
     return path[best], float(scores.mean(1)[best])
 
 def _split(folds, x, y):
-    "Folds without scikit-learn's warning on rare classes, which `check_folds` gives"
+    "Folds without scikit-learn's warning; `check_folds` names classes below ten sentences"
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "The least populated class", UserWarning)
         yield from folds.split(x, y)

@@ -157,9 +157,11 @@ def needed_table(
 )->pd.DataFrame: # Columns: family, not run, size, needs, of
     "What the claims that are not run need"
     t = table[table.state=="not run"]
+    def has_them(r): return _has_records(r.records[:1])
     def need(r):
-        if pd.notna(r.measure): return "records"
-        return "a function of records" if _has_records(r.records) else "records, and a function"
+        if pd.isna(r.measure):
+            return "a function of records" if has_them(r) else "records, and a function"
+        return f"other runs: {r.note}" if has_them(r) else "records"
     t = t.assign(needs=[need(r) for r in t.itertuples()])
     rows = []
     for (family,size,what),part in t.groupby(["family","size","needs"], sort=False):

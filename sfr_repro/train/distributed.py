@@ -32,6 +32,8 @@ class _Gather(torch.autograd.Function):
     def forward(ctx, z, counts, V):
         W,r = dist.get_world_size(), dist.get_rank()
         counts = counts or (len(z)//V,)*W
+        if len(counts) != W:
+            raise ValueError(f"counts {counts} must have one number for each of {W} processes")
         b,most = counts[r], max(counts)
         if len(z) != V*b:
             often = "twice" if V==2 else f"{V} times"

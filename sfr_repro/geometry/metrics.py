@@ -66,7 +66,8 @@ def dimensions_for_half(
 )->Tensor: # From 1 to D, `(L,)`, float64
     "The smallest number of dimensions that make up half of self-similarity"
     largest_first = share.sort(-1, descending=True).values
-    return (largest_first.cumsum(-1) < .5).sum(-1).double()+1
+    number = (largest_first.cumsum(-1) < .5).sum(-1).double()+1
+    return torch.where(share.isnan().any(-1), torch.nan, number)
 
 # %% ../../nbs/geometry/02_metrics.ipynb #92507a9b
 def layer_values(
@@ -150,5 +151,6 @@ def self_similarity_change(
     tokens = sorted((t for t,c in change.items() if not np.isnan(c)), key=lambda t: (change[t], t))
     if not tokens:
         names = f"{before.name or 'before'} and {after.name or 'after'}"
-        raise UserError(f"{names} share no token type: their tokenizers must be the same")
+        raise UserError(f"{names} share no token type that both see in two contexts: "
+                        "tokenizer and sentences must be the same")
     return Shift(tokens, token_kinds(tokens), np.array([change[t] for t in tokens]))

@@ -187,7 +187,8 @@ def combined(
     if op is operator.mul and isinstance(b, (int,float)) and b==1: return a
     a,b = as_component(a), as_component(b)
     def f(batch):
-        x,y = a.of(batch), b.of(batch)
+        def numbers(x): return x.to(batch.h) if x.dtype==torch.bool else x
+        x,y = numbers(a.of(batch)), numbers(b.of(batch)) # or the sum of two masks would be a mask
         if x.ndim < y.ndim: x = x[:,None]
         if y.ndim < x.ndim: y = y[:,None]
         return op(x, y)

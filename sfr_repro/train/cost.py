@@ -58,6 +58,9 @@ def encoder_config(
     try: config = AutoConfig.from_pretrained(model_folder(name), trust_remote_code=False)
     except UserError: raise
     except (OSError, ValueError, KeyError) as e:
+        if Path(name).is_dir():
+            raise UserError(f"encoder.name is {str(name)!r}: the config.json of this folder "
+                            "cannot be read, or transformers does not know its type") from e
         raise UserError(
             f"encoder.name is {str(name)!r}: its config is neither here nor to be had from the "
             f"Hugging Face hub or its cache; known offline are {', '.join(PAPERS)}, sfr-mini and "

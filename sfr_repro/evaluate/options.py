@@ -24,6 +24,7 @@ def task_names(
     if names == ["all"]: return TASKS, False
     if not names:
         raise UserError(f"tasks is empty: it must be 'all', or name some of {', '.join(TASKS)}")
+    if "all" in names: raise UserError("tasks names 'all' and more: 'all' must stand alone")
     for n in names: check_choice("tasks", n, TASKS)
     return tuple(t for t in TASKS if t in names), True
 

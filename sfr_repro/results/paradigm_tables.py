@@ -109,15 +109,13 @@ def draw_loss(
 
 # %% ../../nbs/results/12_paradigm_tables.ipynb #fb74ab34
 def losses_figure(
-    records:Sequence[Record], # All
+    panels:Mapping[str,pd.DataFrame], # Two or more: title -> scores as `run_scores` gives them
     start:float, # STS average of the encoder before training
-)->Figure: # Panels: own rate, one rate
+)->Figure:
     "STS average of the twelve losses, last and best checkpoint"
-    fig,axes = plt.subplots(1, 2, figsize=(9.2,5.2), dpi=80, layout="constrained",
+    fig,axes = plt.subplots(1, len(panels), figsize=(9.2,5.2), dpi=80, layout="constrained",
         sharex=True, sharey=True)
-    titles = {MAIN_RUNS:"rate chosen for each loss", COMMON_RUNS:"rate 2e-4 for all"}
-    for ax,(experiment,title) in zip(axes, titles.items(), strict=True):
-        scores = run_scores(records, experiment)
+    for ax,(title,scores) in zip(axes, panels.items(), strict=True):
         for n,loss in enumerate(LOSSES_OF_A):
             for checkpoint in CHECKPOINTS:
                 draw_loss(ax, n, scores[scores.loss==loss][checkpoint].tolist(), checkpoint)

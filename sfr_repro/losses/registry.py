@@ -65,6 +65,9 @@ def _check_constants(loss):
     tensors = {k:x.float() for k,x in tensors.items()}
     try: g = replace(loss, normalize=True).grad(h.float(), h_pos.float(), **tensors)
     except (ValueError, TypeError) as e: raise UserError(f"{loss.name}: {e}") from None
+    except Exception as e:                                          # of a user's own loss
+        raise UserError(f"{replace(loss, normalize=False)!r} raised {type(e).__name__} "
+                        f"on four pairs of views: {e}") from e
     if not all(x.isfinite().all() for x in g):
         plain = replace(loss, normalize=False)
         raise UserError(f"{plain!r}: its gradient is not finite in float32, "
@@ -100,7 +103,9 @@ def make_loss(
 def _named(f, name):
     "`f` under a name, with its own signature"
     def value(h, h_pos, *tensors, **given):
-        return f(*as_views(h, h_pos), *tensors, **given)        # half precision is widened
+        h,h_pos = as_views(h, h_pos)                            # half precision is widened
+        if given.get("h_neg") is not None: given["h_neg"] = given["h_neg"].to(h)
+        return f(h, h_pos, *tensors, **given)
     value.__name__ = name
     try: value.__signature__ = inspect.signature(f)
     except (TypeError, ValueError):
@@ -199,9 +204,12 @@ def _gradient_of(name, y, views):
         raise UserError(f"loss {name!r} has no gradient: "
                         "its value must depend on a view, without detach, item or no_grad")
     g = [torch.zeros_like(v) if x is None else x for x,v in zip(found, views, strict=True)]
-    if not (y.isfinite() and all(x.isfinite().all() for x in g)):
+    if not y.isfinite():
         raise UserError(f"loss {name!r} is not finite on four pairs of views: "
                         f"its value there is {y.item():g}")
+    if not all(x.isfinite().all() for x in g):
+        raise UserError(f"loss {name!r} has a gradient that is not finite on four pairs of views: "
+                        f"its value there is finite, {y.item():g}")
     return g
 
 def _check_values(spec, hard=False):

@@ -137,11 +137,12 @@ def adamw(
 # %% ../../nbs/pretrain/02_model.ipynb #bb9f45ce
 def learning_rate(
     config:PretrainConfig, # Its lr and schedule
-    step:int, # From 0; the first has a rate above 0
+    step:int, # From 0
 )->float:
-    "Learning rate of a step, by lines between the knots; the warm-up counts from step 1"
+    "Learning rate of a step, by lines between the knots; a warm-up counts from step 1"
     steps,shares = zip(*config.schedule, strict=True)
-    return config.lr*float(np.interp(step+(step < steps[1]), steps, shares))
+    warming = step < steps[1] and shares[0] < shares[1]             # else step 0 would have rate 0
+    return config.lr*float(np.interp(step+warming, steps, shares))
 
 # %% ../../nbs/pretrain/02_model.ipynb #658d4596
 class Learner:
@@ -223,7 +224,7 @@ def heldout_loss(
             places += labels.numel()
     if not places:
         raise UserError(f"[pretrain] heldout_every is {config.heldout_every}: "
-                        f"no held-out sentence has 3 pieces")
+                        f"no held-out sentence has 3 pieces or more")
     return total/places
 
 def _device(p): return p["bert.embeddings.word_embeddings.weight"].device

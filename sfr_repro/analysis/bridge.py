@@ -33,7 +33,7 @@ class BatchPush:
     push:Tensor # `(B, B)`, of rows of the other view, zero diagonal
     push_same:Tensor # `(B, B)`, of rows of the same view, zero diagonal
     pull:Tensor # `(B,)`, towards the positive
-    # What the coefficients leave unexplained of the gradient; None: they are closed
+    # What the coefficients leave unexplained of the gradient; None: they are in closed form
     residual:float|None = None
 
     @property

@@ -342,7 +342,7 @@ def _forward(model, input_ids, attention_mask, pooler, skip=0):
 # %% ../../nbs/encode/00_encoder.ipynb #8691a41f
 @torch.inference_mode()
 def encode(
-    encoder:SentenceEncoder, # Its model may be in training: it is put back into the mode it was in
+    encoder:SentenceEncoder, # Its model may be in training: each module is put back into its mode
     sentences:Sequence[str], # Any texts
     *,
     progress:bool=True, # Show a bar when this takes a while
@@ -356,7 +356,8 @@ def encode(
     budget = 2048 if device.type=="cpu" else 1<<16
     for i,x in enumerate(ids):
         if len(x) <= skip: raise EncoderError(f"sentence {i} is {sentences[i]!r}: it has no token")
-    out,training = np.empty((len(ids),encoder.dim), np.float32), model.training
+    out = np.empty((len(ids),encoder.dim), np.float32)
+    modes = [(m,m.training) for m in model.modules()]
     half = resolve_precision(encoder.precision, device.type)=="bf16"
     run = copy.deepcopy(model).to(torch.bfloat16).eval() if half else model.eval()
     try:
@@ -366,7 +367,8 @@ def encode(
                 x,mask = x.to(device), mask.to(device)
                 out[batch] = _forward(run, x, mask, encoder.pooler, skip).float().cpu().numpy()
                 bar.update(len(batch))
-    finally: model.train(training)
+    finally:
+        for m,was in modes: m.training = was
     if not (good := np.isfinite(out).all(1)).all():
         first = int(np.flatnonzero(~good)[0])
         what = f"its vector from {encoder.name or 'the model'} is not finite"

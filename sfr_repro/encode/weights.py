@@ -210,7 +210,7 @@ def base_files(
     own = files.find("config.json") is not None
     if own and (not said or os.path.realpath(str(said)) == os.path.realpath(files.where)):
         return files
-    if own: raise EncoderError(f"{files.name}: it has weights of its own and an adapter for {said}")
+    if own: raise EncoderError(f"{files.name}: it has a config.json and an adapter for {said}")
     if not said: raise EncoderError(f"{files.name}: {ADAPTER} names no base model")
     return model_files(str(said))
 

@@ -104,7 +104,7 @@ def plan_batches(
     sentences:Sequence[str], # Any texts
     found:Census, # From the first pass
     types:tuple[np.ndarray,np.ndarray], # From `frequent_types`
-    reading:str, # "clean" or "official"
+    reading:str, # "clean", or "official", here padded to the longest sentence of all
 )->list[tuple[list[int],Tensor,Tensor,BatchPlan]]: # Sentence numbers; ids, mask `(m, T)`; plan
     "The second pass prepared, to be repeated many times; `(m, T)` are different sentences"
     slot_of,special = lookups(found, encoder, types[0])

@@ -159,7 +159,7 @@ def decompose(
 @dataclass(frozen=True)
 class LossProfile:
     "Three numbers that place a loss among others: see `profile_loss`"
-    left:float # Pull in the solved batch over pull in the crowded one
+    left:float # Pull in the solved batch over pull in the crowded one; NaN without any pull
     hardest:float # Mean share of the push that the strongest negative has
     ratio:float # Median ratio
     negatives:str # "cross", "same", "both" or "none"

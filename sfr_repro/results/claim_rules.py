@@ -69,7 +69,7 @@ class Claim(BaseModel):
     def words(self)->str: # The sentence, with the reading where there are several
         return f"{self.claim.rstrip('.')} ({self.reading})" if self.reading else self.claim
     @property
-    def unit(self)->str: # Of the differences
+    def unit(self)->str: # Of the differences as they are shown; "%": a share, shown times 100
         if self.values: return self.values[0].rpartition("/")[2].replace("_", " ")
         if self.kind in ("proved","reproduced","order"): return ""
         if self.measure in RECORD_MEASURES: return RECORD_MEASURES[self.measure].unit

@@ -42,7 +42,7 @@ def anisotropy_draws(
     sentences:Sequence[str], # At least 2
     seeds:Iterable[int]=range(50), # Of the draws
 )->np.ndarray: # `(seeds, layers)`, cosines, not rounded
-    "The official anisotropy for many seeds, equation (draw); `UserError` as `measure_geometry`"
+    "Official anisotropy for many seeds, equation (draw); `UserError` as `check_model`, `census`"
     encoder,seeds = check_model(model, "official"), list(seeds)
     found,sums,draws = census(encoder, sentences), None, None
     with in_mode(encoder.model, training=False):
@@ -138,7 +138,7 @@ def published_record(
     seeds:Iterable[int]=range(50), # Of the draws
     products:str="fp32", # "fp32" or "tf32"
 )->Record: # Of kind "analyse"
-    "Measure in float32 what paper B's repository prints"
+    "Measure what paper B's repository prints: in float32 if opened here, a given encoder as it is"
     check_choice("products", products, ("fp32","tf32"))
     session,encoder,seeds = Session.begin(), model, list(seeds)
     if not isinstance(model, SentenceEncoder):

@@ -70,7 +70,7 @@ def turned_slope(
 
 # %% ../../nbs/losses/01_arccon.ipynb #551a5237
 def arccon_rows(
-    cos:Tensor, # Cosines of anchors (rows) and candidates (columns), `(B, B)` or `(B, B+M)`
+    cos:Tensor, # Cosines of anchors (rows) and 2 or more candidates, `(B, B)` or `(B, B+M)`
     *,
     tau:float, u:float, hard_negative_weight:float|None=None, # As in `arccon`
 )->tuple[Tensor,Tensor,Tensor]: # Dissipation `(B,)`, weight as `cos`, and ratio `(B,)`

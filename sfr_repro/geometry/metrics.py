@@ -63,7 +63,7 @@ def top_dimensions(
 # %% ../../nbs/geometry/02_metrics.ipynb #96f4606d
 def dimensions_for_half(
     share:Tensor, # As `contributions` gives it, `(L, D)`
-)->Tensor: # From 1 to D, `(L,)`, float64
+)->Tensor: # From 1 to D, NaN where a share is; `(L,)`, float64
     "The smallest number of dimensions that make up half of self-similarity"
     largest_first = share.sort(-1, descending=True).values
     number = (largest_first.cumsum(-1) < .5).sum(-1).double()+1

@@ -66,8 +66,9 @@ def _check_constants(loss):
     try: g = replace(loss, normalize=True).grad(h.float(), h_pos.float(), **tensors)
     except (ValueError, TypeError) as e: raise UserError(f"{loss.name}: {e}") from None
     except Exception as e:                                          # of a user's own loss
+        said = f": {str(e).splitlines()[0]}" if str(e) else ""
         raise UserError(f"{replace(loss, normalize=False)!r} raised {type(e).__name__} "
-                        f"on four pairs of views: {e}") from e
+                        f"on four pairs of views{said}") from e
     if not all(x.isfinite().all() for x in g):
         plain = replace(loss, normalize=False)
         raise UserError(f"{plain!r}: its gradient is not finite in float32, "

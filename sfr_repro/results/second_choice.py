@@ -29,11 +29,12 @@ def last_dev(
     record:Record, # Of a training
 )->float: # STS-B dev, Spearman in [-1, 1]
     "The held-out score at the last step; `RecordError` without one"
-    point,metric = record.trajectory[-1], record.selection.metric
     train = record.config["train"]
-    if point.step != (train.get("stop") or train["steps"]) or metric not in point.metrics:
-        raise RecordError(f"{record.run_name}: no evaluation at its last step")
-    return point.metrics[metric]
+    last = train.get("stop") or train["steps"]
+    metric = record.selection and record.selection.metric
+    scores = [p.metrics[metric] for p in record.trajectory if p.step==last and metric in p.metrics]
+    if not scores: raise RecordError(f"{record.run_name}: no evaluation at its last step")
+    return scores[0]
 
 # %% ../../nbs/results/22_second_choice.ipynb #22c00011
 OUTER = {

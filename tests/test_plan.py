@@ -263,7 +263,7 @@ def test_mistakes_are_one_sentence(tmp_path):
     (tmp_path/'model.safetensors').touch()
     refused("and this is 'albert'", encoder_shape, tmp_path)
     (tmp_path/'config.json').write_text('{')
-    refused('its config is neither here', encoder_shape, tmp_path)
+    refused('of this folder cannot be read', encoder_shape, tmp_path)
     refused('there are stand-ins for bert-base-uncased, roberta-base', random_encoder, 'sfr-mini',
             tmp_path)
 

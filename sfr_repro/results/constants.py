@@ -6,12 +6,12 @@
 __all__ = ['CONTRASTIVE', 'ORIGINALS', 'REPAIRED', 'LOSSES_OF_A', 'RATES', 'BELOW', 'ABOVE', 'OWN_CONSTANT', 'REGIME', 'TRIAL',
            'MAIN', 'EDGE_WORDS', 'OWN_WORDS', 'COMMON_RATE', 'MAIN_WORDS', 'COMMON_WORDS', 'MADE_MAIN', 'PARTS_WORDS',
            'LONG', 'MADE_LATER', 'LONG_WORDS', 'TRANSFER_WORDS', 'dev_after', 'best_record', 'edge_rates', 'toml_value',
-           'experiment_text', 'as_variant', 'chosen_variants', 'edge_text', 'own_text', 'main_texts', 'repairs_of',
-           'parts_text', 'later_texts', 'tries_table']
+           'experiment_text', 'as_variant', 'chosen_variants', 'value_variants', 'edge_text', 'own_text', 'main_texts',
+           'repairs_of', 'parts_text', 'later_texts', 'tries_table']
 
 # %% ../../nbs/results/10_constants.ipynb #c0550004
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 import pandas as pd
 from ..core.errors import UserError
 from ..core.records import Record, RecordError
@@ -125,13 +125,28 @@ def chosen_variants(
     records:Sequence[Record], # Tries, in the order in which they count
     losses:Sequence[str], # Names
     rates:Sequence[float]=(), # For every loss; none: the best of each
+    score:Callable[[Record],float]=dev_after, # What a try is worth
 )->list[dict]: # For `experiment_text`
     "Each loss with the constants of its best try"
     variants = []
     for loss in losses:
-        best = best_record(records, loss).config
+        best = best_record(records, loss, score).config
         for lr in rates or (best["train"]["lr"],):
             variants.append(as_variant(loss, best["loss"]["constants"], lr))
+    return variants
+
+def value_variants(
+    records:Sequence[Record], # Tries, in the order in which they count
+    values:Mapping[str,Sequence[float]], # Loss -> values of the constant that `OWN_CONSTANT` names
+    score:Callable[[Record],float]=dev_after, # What a try is worth
+)->list[dict]: # For `experiment_text`
+    "Each loss at its best try, with other values of its own constant"
+    variants = []
+    for loss,others in values.items():
+        best = best_record(records, loss, score).config
+        for value in others:
+            constants = {**best["loss"]["constants"], OWN_CONSTANT[loss][0]:value}
+            variants.append(as_variant(loss, constants, best["train"]["lr"]))
     return variants
 
 # %% ../../nbs/results/10_constants.ipynb #c0550016
@@ -159,12 +174,8 @@ def own_text(
     records:Sequence[Record], # Of rounds 1 and 2
 )->str:
     "`paradigm_constants_own.toml`"
-    variants = []
-    for loss,(constant,values) in OWN_CONSTANT.items():
-        best = best_record(records, loss)
-        for value in values[1:]:
-            constants = {**best.config["loss"]["constants"], constant:value}
-            variants.append(as_variant(loss, constants, best.config["train"]["lr"]))
+    others = {loss:values[1:] for loss,(_,values) in OWN_CONSTANT.items()}
+    variants = value_variants(records, others)
     return experiment_text(OWN_WORDS, (0,), TRIAL, variants, ("dev",))
 
 # %% ../../nbs/results/10_constants.ipynb #c0550019

@@ -4,8 +4,7 @@
 
 # %% auto #0
 __all__ = ['OUTER', 'RATE_FACTORS', 'VALUES_WORDS', 'RATES_WORDS', 'SECOND_WORDS', 'SECOND_RUNS', 'last_dev', 'values_text',
-           'rates_text', 'same_setting', 'changed_losses', 'second_text', 'choice_text', 'second_table',
-           'second_scores']
+           'rates_text', 'changed_losses', 'second_text', 'choice_text', 'second_table', 'second_scores']
 
 # %% ../../nbs/results/22_second_choice.ipynb #22c00004
 from collections.abc import Sequence
@@ -18,9 +17,10 @@ from sfr_repro.results.constants import (
     OWN_CONSTANT,
     REPAIRED,
     TRIAL,
-    as_variant,
     best_record,
+    chosen_variants,
     experiment_text,
+    value_variants,
 )
 from .paradigm_tables import MAIN_RUNS, run_scores
 
@@ -56,12 +56,7 @@ def values_text(
     records:Sequence[Record], # Tries of the first choice
 )->str: # TOML
     "`paradigm_second_values.toml`"
-    variants = []
-    for loss,values in OUTER.items():
-        best = best_record(records, loss, last_dev).config
-        for value in values:
-            constants = {**best["loss"]["constants"], OWN_CONSTANT[loss][0]:value}
-            variants.append(as_variant(loss, constants, best["train"]["lr"]))
+    variants = value_variants(records, OUTER, last_dev)
     return experiment_text(VALUES_WORDS, (0,), TRIAL, variants, ("dev",))
 
 # %% ../../nbs/results/22_second_choice.ipynb #22c00015
@@ -78,9 +73,9 @@ def rates_text(
     "`paradigm_second_rates.toml`"
     variants = []
     for loss in LOSSES_OF_A:
-        best = best_record(records, loss, last_dev).config
-        rates = [float(f"{factor*best['train']['lr']:.2g}") for factor in RATE_FACTORS]
-        variants += [as_variant(loss, best["loss"]["constants"], lr) for lr in rates]
+        best = best_record(records, loss, last_dev).config["train"]["lr"]
+        rates = [float(f"{factor*best:.2g}") for factor in RATE_FACTORS]
+        variants += chosen_variants(records, [loss], rates, last_dev)
     return experiment_text(RATES_WORDS, (0,), TRIAL, variants, ("dev",))
 
 # %% ../../nbs/results/22_second_choice.ipynb #22c00016
@@ -92,21 +87,14 @@ SECOND_WORDS = (
     "On: sfr-mini, paper A's regime, 600 steps of 64.\n"
     "How long: about four minutes a run on one thread.")
 
-def same_setting(
-    a:Record, # Of a training
-    b:Record, # Of another
-)->bool:
-    "Whether two runs have one loss, one set of constants and one learning rate"
-    return a.config["loss"]==b.config["loss"] and a.config["train"]["lr"]==b.config["train"]["lr"]
-
 def changed_losses(
     first:Sequence[Record], # Tries of the first choice
     tries:Sequence[Record], # All tries, in the order in which they count
 )->tuple[str,...]: # In the order of `LOSSES_OF_A`
     "The losses whose second choice is not their first"
-    def same(loss):
-        return same_setting(best_record(first, loss), best_record(tries, loss, last_dev))
-    return tuple(loss for loss in LOSSES_OF_A if not same(loss))
+    def choice(loss): return chosen_variants(first, [loss])
+    def second(loss): return chosen_variants(tries, [loss], score=last_dev)
+    return tuple(loss for loss in LOSSES_OF_A if choice(loss) != second(loss))
 
 def second_text(
     first:Sequence[Record], # Tries of the first choice
@@ -115,9 +103,7 @@ def second_text(
     "`paradigm_second.toml`"
     changed = changed_losses(first, tries)
     if not changed: raise UserError("no loss has another second choice: there is nothing to train")
-    best = [best_record(tries, loss, last_dev).config for loss in changed]
-    variants = [as_variant(c["loss"]["name"], c["loss"]["constants"], c["train"]["lr"])
-        for c in best]
+    variants = chosen_variants(tries, changed, score=last_dev)
     return experiment_text(SECOND_WORDS, range(5), MAIN, variants)
 
 # %% ../../nbs/results/22_second_choice.ipynb #22c0001a

@@ -15,13 +15,14 @@ import threading
 import time
 from pathlib import Path
 import pytest
-from safetensors.torch import load_file
+import torch
+from safetensors.torch import load_file, save_file
 from sfr_repro.core import folders
 from sfr_repro.core.config import load_experiment
 from sfr_repro.core.errors import UserError
 from sfr_repro.core.folders import SESSIONS
 from sfr_repro.core.records import equal_records, read_record
-from sfr_repro.train.checkpoints import BEST
+from sfr_repro.train.checkpoints import BEST, last_checkpoint
 from sfr_repro.train.run import run
 from sfr_repro.train.trainer import _Trainer
 
@@ -125,6 +126,24 @@ def test_kill_9_at_random_moments(whole, tmp_path):
     assert in_a_save >= KILLS//4, 'too few kills fell into a save'
     assert counted, 'no session was counted'
     print(f'{2*(KILLS//2)} kills, {in_a_save} of them left a checkpoint half-written')
+
+def weights_that_end_half_way(path):
+    "The kernel ends the process at the first byte above the bound"
+    signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
+    limit(1_000_000)
+    save_file({'weights': torch.zeros(1_000_000)}, path)
+
+def test_a_kill_in_the_middle_of_the_weights(tmp_path):
+    "Whatever name the half-written file has, nothing of it stays"
+    checkpoint = tmp_path/'checkpoint-6'
+    checkpoint.mkdir()
+    process = CONTEXT.Process(target=weights_that_end_half_way,
+                              args=(str(checkpoint/'model.safetensors'),))
+    process.start(); process.join()
+    assert process.exitcode == -signal.SIGXFSZ
+    assert list(checkpoint.iterdir()), 'the kill left no file'
+    assert last_checkpoint(tmp_path) is None
+    assert not checkpoint.exists()
 
 def test_a_full_disk_costs_nothing_that_was_whole(whole, tmp_path):
     "A real error of the kernel: files may not be above 40 MB, and the optimiser's state is"

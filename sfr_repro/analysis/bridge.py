@@ -15,8 +15,13 @@ from ..core.checks import RandomState
 from ..core.errors import UserError
 from ..core.notation import unit_rows
 from ..data.sources import describe
-from ..encode.encoder import SentenceEncoder, best_device, pad_ids, resolve_precision
-from ..geometry.measure import in_mode
+from sfr_repro.encode.encoder import (
+    SentenceEncoder,
+    best_device,
+    in_mode,
+    pad_ids,
+    resolve_precision,
+)
 from ..losses.decompose import decompose, profile_batches
 from ..losses.paradigm import Paradigm
 from ..losses.registry import Loss

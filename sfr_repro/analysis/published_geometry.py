@@ -19,7 +19,7 @@ from .geometry_record import measured_record, model_name
 from ..core.errors import UserError, check_choice
 from ..core.records import Record, Session
 from ..data.sources import Source
-from ..encode.encoder import SentenceEncoder, best_device
+from ..encode.encoder import SentenceEncoder, best_device, in_mode
 from sfr_repro.geometry.measure import (
     Geometry,
     census,
@@ -27,7 +27,6 @@ from sfr_repro.geometry.measure import (
     draw_positions,
     draw_tokens,
     hidden_states,
-    in_mode,
     mean_cosine,
     measure_geometry,
     padded_batches,

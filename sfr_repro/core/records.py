@@ -385,23 +385,23 @@ def add_record(
 def supersede(
     path:str|Path, # A kept record, in `nbs/records/runs`
     why:str, # One line
-    commit:str|None=None, # Since when; None: the code that runs
+    commit:str|None=None, # Since when, 7 to 40 digits of a commit; None: the code that runs
 )->Path: # Its new path
     "Move a record out of the tables"
     path = Path(path)
     if not path.exists() and (moved := _superseded(path)): return moved
-    r = read_record(path)
     if not why.strip() or len(why.splitlines()) > 1:
         raise RecordError(f"why is {why!r}: it must be one line that says what changed")
     if path.parent.name != "runs":
         raise RecordError(f"{path}: does not lie in a folder named runs, where kept records are")
     commit = commit or code_state()["commit"]
-    made_with,top = (r.code.commit or "unknown")[:7], path.parents[1]
+    if commit and not re.fullmatch("[0-9a-f]{7,40}", commit):
+        raise RecordError(f"commit is {commit!r}: it must be 7 to 40 digits from 0-9 and a-f")
+    made_with,top = (read_record(path).code.commit or "unknown")[:7], path.parents[1]
     new,log = top/"superseded"/f"{path.stem}-{made_with}.json", top/"superseded.csv"
     known = _read_log(log)
     said = known["why"][known["record"]==new.name].tolist()
-    another = new.exists() and new.read_bytes() != path.read_bytes()
-    if another:
+    if new.exists() and new.read_bytes() != path.read_bytes():
         raise RecordError(f"{new}: another record is there, and a record is never overwritten")
     if said and said[-1] != why.strip():            # else a command was stopped half-way
         raise RecordError(f"{log}: {new.name} is there with the reason {said[-1]!r}: give that one")

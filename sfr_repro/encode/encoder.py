@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['UNLIMITED', 'STEPS', 'pool', 'resolve_precision', 'best_device', 'device_entry', 'make_head', 'first_position',
-           'SentenceEncoder', 'finish', 'encode', 'save_encoder', 'weights_sha256']
+           'SentenceEncoder', 'finish', 'in_mode', 'encode', 'save_encoder', 'weights_sha256']
 
 # %% ../../nbs/encode/00_encoder.ipynb #4f4fbbd2
 import copy
@@ -13,6 +13,7 @@ import json
 import os
 import warnings
 from collections.abc import Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 import numpy as np
@@ -339,6 +340,19 @@ def _forward(model, input_ids, attention_mask, pooler, skip=0):
     states = out.hidden_states if layers else (out.last_hidden_state,)
     return finish(model, states, attention_mask, pooler, skip)
 
+# %% ../../nbs/encode/00_encoder.ipynb #8691a41d
+@contextmanager
+def in_mode(
+    model:torch.nn.Module, # Any
+    training:bool, # Whether dropout is on
+):
+    "Training or evaluation mode, and each module back to its own afterwards"
+    before = [(m, m.training) for m in model.modules()]
+    model.train(training)
+    try: yield
+    finally:
+        for m,was in before: m.training = was
+
 # %% ../../nbs/encode/00_encoder.ipynb #8691a41f
 @torch.inference_mode()
 def encode(
@@ -357,18 +371,15 @@ def encode(
     for i,x in enumerate(ids):
         if len(x) <= skip: raise EncoderError(f"sentence {i} is {sentences[i]!r}: it has no token")
     out = np.empty((len(ids),encoder.dim), np.float32)
-    modes = [(m,m.training) for m in model.modules()]
     half = resolve_precision(encoder.precision, device.type)=="bf16"
-    run = copy.deepcopy(model).to(torch.bfloat16).eval() if half else model.eval()
-    try:
-        with Progress(len(ids), "encode", "sentence", show=progress) as bar:
-            for batch in like_length(list(map(len, ids)), budget, encoder.one_length, batch_size):
-                x,mask = pad_ids([ids[i] for i in batch], encoder.pad_id)
-                x,mask = x.to(device), mask.to(device)
-                out[batch] = _forward(run, x, mask, encoder.pooler, skip).float().cpu().numpy()
-                bar.update(len(batch))
-    finally:
-        for m,was in modes: m.training = was
+    run = copy.deepcopy(model).to(torch.bfloat16) if half else model
+    bar = Progress(len(ids), "encode", "sentence", show=progress)
+    with in_mode(run, training=False), bar:
+        for batch in like_length(list(map(len, ids)), budget, encoder.one_length, batch_size):
+            x,mask = pad_ids([ids[i] for i in batch], encoder.pad_id)
+            x,mask = x.to(device), mask.to(device)
+            out[batch] = _forward(run, x, mask, encoder.pooler, skip).float().cpu().numpy()
+            bar.update(len(batch))
     if not (good := np.isfinite(out).all(1)).all():
         first = int(np.flatnonzero(~good)[0])
         what = f"its vector from {encoder.name or 'the model'} is not finite"

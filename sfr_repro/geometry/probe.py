@@ -17,6 +17,7 @@ from ..data.sts import load_sts, reference_set
 from sfr_repro.encode.encoder import (
     SentenceEncoder,
     finish,
+    in_mode,
     like_length,
     pad_ids,
     resolve_precision,
@@ -34,13 +35,12 @@ from sfr_repro.geometry.measure import (
     empty_geometry,
     frequent_types,
     hidden_states,
-    in_mode,
     lookups,
     make_plan,
     token_chunks,
 )
 from .metrics import geometry_metrics
-from .sentence_space import pooled_metrics
+from .sentence_space import check_enough, pooled_metrics
 
 # %% ../../nbs/geometry/04_probe.ipynb #24804266
 def named_sentences(
@@ -48,7 +48,7 @@ def named_sentences(
     source:Source|str|Path|None=None, # Where STS-B comes from; None: the first that can serve
     n:int|None=None, # At most so many of those, spread evenly; None: all
 )->tuple[str,list[str],dict]: # "geometry/<set>/<split>", the texts, an entry of a record's `data`
-    "Sentences to measure with, and their name"
+    "Sentences to measure with, at least 4, and their name"
     if sentences is not None:
         where,texts,label = "geometry/given/all", list(check_sentences(sentences)), "given"
     else:
@@ -57,6 +57,7 @@ def named_sentences(
         spread = [i*len(data)//n for i in range(n)] if few else range(len(data))
         texts,label = [data.sentence1[i] for i in spread], data.source
         where = f"geometry/{data.name}/test" + (f":{n}" if few else "")
+    check_enough(len(texts))
     return where, texts, describe(where, label, [(str(s),) for s in texts])
 
 # %% ../../nbs/geometry/04_probe.ipynb #2f23964b

@@ -85,6 +85,16 @@ def check_alpha(alpha:float, below:float=math.inf):
         raise UserError(f"alpha is {alpha!r}: it must be a finite number of at least 0{limit}")
 
 # %% ../../nbs/losses/07_softcse.ipynb #680971e9
+def _distances(sim, rule, first):
+    "`1 - sim`, and its mean over the negatives of each row, which must not be 0"
+    w = 1 - sim
+    mean = mean_negatives(w)
+    if sim.shape[1] > 1 and not mean.all():
+        row = first + mean[:,0].argmin().item()
+        raise UserError(f"sim_ref is 1 for every negative of row {row}: {rule} leaves no weight "
+                        "there, at least one must be below 1")
+    return w,mean
+
 def softcse_weights(
     sim_ref:Tensor, # Reference similarities, `(B, B)`, or a strip with its own columns first
     rule:str="W1", # "W1", "W2", "W3" or "W4", equation (weights)
@@ -98,13 +108,7 @@ def softcse_weights(
     sim = as_reference(sim_ref, columns=max(getattr(sim_ref, "shape", ()), default=1))
     own,several = own_columns(sim), sim.shape[1] > 1
     if rule in ("W1","W2"):
-        w = 1 - sim
-        mean = mean_negatives(w)
-        if several and not mean.all():
-            row = first + mean[:,0].argmin().item()
-            raise UserError(
-                f"sim_ref is 1 for every negative of row {row}: {rule} leaves no weight "
-                            "there, at least one must be below 1")
+        w,mean = _distances(sim, rule, first)
         w = w/mean if rule=="W1" and several else w/2
     else:
         score = (sim if rule=="W4" else -sim).div(kappa).masked_fill(own, -math.inf)
@@ -131,7 +135,9 @@ def softcse_temperatures(
     sim = as_reference(sim_ref, columns=max(getattr(sim_ref, "shape", ()), default=1))
     own = own_columns(sim)
     if rule=="T1": relative = 1 + alpha*sim
-    else: relative = (1/softcse_weights(sim, "W1", first=first)).clamp(.5, 2)
+    else:                               # the inverse of W1's weights
+        w,mean = _distances(sim, rule, first)
+        relative = (1/(w/mean)).clamp(.5, 2)
     relative = relative.masked_fill(own, 1)
     if not (relative > 0).all():
         least = sim.masked_fill(own, math.inf).min().item()

@@ -25,7 +25,7 @@ from .spec import LossSpec, built
 def hardest_negative(
     sim:Tensor, # Cosines `(B, B)`, or a strip with its own columns first; the diagonal is ignored
 )->tuple[Tensor,Tensor]: # The largest cosine of each row and its column, `(B,)` each
-    "The most similar negative of each anchor, the first of equals; `-inf` when `B` is 1"
+    "The most similar negative of each anchor, the first of equals; `-inf` without a negative"
     own = torch.eye(*sim.shape, dtype=torch.bool, device=sim.device)
     cos,index = sim.masked_fill(own, -math.inf).max(1)
     return cos, index

@@ -217,10 +217,11 @@ def _assumed(config, d, precision, share, record, bound, chunks):
     found = [f"{d.name}: {peak} in {precision} ({d.source})",
              f"{100*share:.0f} % of that peak is reached, {reached}"]
     if d.gpu:
+        source = "fitted to measured steps" if known and d.measured else "assumed"
         bounds = ": they, not the arithmetic, bound the training" if bound else ""
         each = ", step and chunk (a third more with several)" if chunks > 1 else " and step"
         found.append(f"{LAUNCHES} kernels a layer{each} at {1e6*d.launch:.0f} microseconds "
-                     f"each, {'as measured' if known and d.measured else 'assumed'}{bounds}")
+                     f"each, {source}{bounds}")
     read = [f"{_texts_of(task).sentences:,} for {task}" for task in config.evaluate.tasks]
     found.append(f"each training row is {config.encoder.max_length} tokens, padding included; "
                  f"evaluation reads {DEV.sentences:,} sentences a look and at the end "

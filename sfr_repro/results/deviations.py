@@ -23,7 +23,7 @@ def deviations()->pd.DataFrame: # One row a deviation; empty without a clone
 def deviations_markdown(
     table:pd.DataFrame, # As `deviations` gives it, or some of its rows
 )->str: # A pipe table for a notebook in a folder of its own
-    "The rows as Markdown, with links to the notebooks that show the effects"
+    "The rows as Markdown, with links to the notebooks that derive the effects"
     link = lambda text: re.sub(r"\((\w+)/(\d\d_\w+)\)$", r"([\1/\2](../\1/\2.ipynb))", text)
     return as_markdown(table.assign(loss=table.loss.str.replace(" ", ", "),
                                     effect=table.effect.map(link)))

@@ -163,7 +163,7 @@ def reproduced_geometry(
     model:str, # A published name
     examples:bool=False, # The three cosines instead of the tables
     products:str="fp32", # As for `published_records`
-)->dict[str,object]: # state, mean: the largest deviation, note
+)->dict[str,object]: # state, mean: the largest deviation but for anisotropy, note
     "\"reproduced\" or \"not reproduced\" by the rule of this page; \"not run\" without a record"
     found = published_records(records, products)
     if model not in PUBLISHED_NAMES.values():

@@ -80,7 +80,7 @@ def vicreg_coefficients(
     h:Tensor, # Anchors, unit rows, `(B, D)`
     h_pos:Tensor, # Positives, unit rows, `(B, D)`; row `i` pairs with row `i` of `h`
     *,
-    lam:float=30., # Strength of the decorrelation, above 0; paper A's 30
+    lam:float=30., # Strength of the decorrelation, above 0; 30 in paper A's code
 )->Frozen: # Detached
     "Frozen coefficients of `vicreg`, VICReg as paper A codes it"
     a,b = (x.detach() for x in as_views(h, h_pos))

@@ -26,7 +26,7 @@ def training_words(
 )->str: # For example "infonce: 200 steps of 64 sentences"
     "A training in a few words"
     train = config.train
-    length = f"{train.steps} steps of {train.batch} sentences"
+    length = f"{train.stop or train.steps} steps of {train.batch} sentences"
     if train.steps is None:
         length = f"epochs: {train.epochs:g}, in batches of {train.batch} sentences"
     return f"{config.loss.name}: {length}"

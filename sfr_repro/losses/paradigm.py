@@ -43,7 +43,7 @@ REDUCTIONS = ("mean", "active", "entries", "sum")
 
 def reduction_factor(
     dissipation:Tensor, # `(B,)`
-    reduction:str, # "mean": over rows; "active": over rows with dissipation; "entries"; "sum"
+    reduction:str, # "mean": over rows; "active": over rows with GD above 0; "entries"; "sum"
 )->Tensor|float: # A factor of the weights
     "How rows are averaged; entries are the active rows times `B`"
     B,active = len(dissipation), (dissipation > 0).to(dissipation).sum().clamp(min=1)

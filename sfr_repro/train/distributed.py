@@ -70,7 +70,7 @@ class Processes:
     size:int # How many there are, `W`
 
     @property
-    def first(self)->bool: return self.rank==0 # It alone evaluates, writes and shows bars
+    def first(self)->bool: return self.rank==0 # It alone evaluates, writes records, shows bars
     def gather(self, z:Tensor, views:int=2)->Tensor: # `(V*b, D)` to `(V*B, D)`
         "All views, with gradient"
         return gather_views(z, views=views)

@@ -332,7 +332,7 @@ def pair_power_weight(
 # %% ../../nbs/losses/09_components.ipynb #301ee50b
 @W.add
 def cosine_weight(batch:Batch, partner:bool=False)->Tensor: # `(B, B)`, of either sign
-    "The cosine itself, over `B`; needs `signed=True`"
+    "The cosine itself, over the number of columns; needs `signed=True`"
     return (batch.other.sim if partner else batch.sim)/batch.sim.shape[1]
 
 # %% ../../nbs/losses/09_components.ipynb #c441b163

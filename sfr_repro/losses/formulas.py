@@ -307,7 +307,7 @@ def kink_distance(
     h:Tensor, # Anchors, unit rows, `(B, D)`
     h_pos:Tensor, # Positives, unit rows, `(B, D)`
 )->float: # In the units of each kink: cosine, distance or angle
-    "How far a batch is from the nearest kink of any loss at its default constants"
+    "Distance to a pole, to another hardest negative or to a triplet margin, at default constants"
     s = h@h_pos.T
     negatives = s - 9*torch.eye(len(h), dtype=s.dtype)
     pos,near = s.diagonal(), [1-s.abs().max()]

@@ -345,7 +345,7 @@ class _Tiled(torch.autograd.Function):
 @dataclass(frozen=True)
 class TiledForm:
     "The form that `Loss` calls in place of the plain one"
-    strips:Callable # `strips(h, h_pos, *, tile, grads, ...) -> (value, dh, dh_pos)`
+    strips:Callable # `strips(h, h_pos, h_neg=None, *, tile, grads, ...)`, as above
     tile:int # Rows per strip
     small:int=512 # Batches up to this size take the plain form: a matrix of 1 MiB saves nothing
 
@@ -415,7 +415,7 @@ def tiled_form(
 def tiled_paradigm(
     p:Paradigm, # A composition
     tile:int, # Rows per strip
-)->Loss: # With its value, gradient and components
+)->Loss: # Value and gradient in linear memory; its components are `(B, B)`
     "A composition in linear memory"
     spec = loss_spec("composition", lambda: p)
     return Loss(spec, {}, strips=tiled_form(spec, {}, tile))

@@ -124,15 +124,15 @@ def as_markdown(
 # %% ../../nbs/results/00_report.ipynb #9d8ac6b0
 def smoke_level(
     records:list[Record], # Any
-)->bool: # True when a test set of theirs is the embedded one
-    "Were these measured on the project's own pairs?"
+)->bool: # True when any of their data is embedded, a corpus too
+    "Do these use the project's own sentences?"
     return any(d.source=="embedded" for r in records for d in r.data)
 
 # %% ../../nbs/results/00_report.ipynb #32aeb4e6
 def joined(
     values:Iterable[str], # Any
 )->str: # For example "folder and hub"
-    "Each distinct value once, in order"
+    "Each distinct value once, sorted"
     return " and ".join(sorted(set(values)))
 
 def headline(

@@ -4,18 +4,21 @@
 
 # %% auto #0
 __all__ = ['NOTHING', 'evaluations', 'model_label', 'task_scores', 'named_average', 'transfer_scores', 'retrieval_scores',
-           'scores_table', 'evaluation_sources', 'yardstick_table']
+           'scores_table', 'task_averages', 'task_means', 'evaluation_sources', 'yardstick_table']
 
 # %% ../../nbs/results/06_transfer_retrieval.ipynb #64675cef
 from collections.abc import Sequence
+import numpy as np
 import pandas as pd
 from ..core.records import Record, pipe_table
 from ..data.sts import STS_SETS
 from ..data.transfer import TRANSFER_SETS
 from ..evaluate.retrieval import MEASURES
 from ..evaluate.sts import averaged_sets
+from .claim_rules import SCORES
 from .published_geometry import PUBLISHED_NAMES
 from .report import joined, loss_label, records_folder
+from .softcse import variant, variant_order
 
 # %% ../../nbs/results/06_transfer_retrieval.ipynb #c69b54e1
 def evaluations(
@@ -108,6 +111,28 @@ def scores_table(
         return "-" if pd.isna(value) else f"{value:.2f}"
     rows = [list(map(text, row)) for row in scores.itertuples(index=False)]
     return pipe_table(scores.columns, rows)
+
+# %% ../../nbs/results/06_transfer_retrieval.ipynb #7d2c1a01
+def task_averages(
+    record:Record, # With scores of some tasks
+)->dict[str,float]: # Task -> average of the sets that claims use, times 100; NaN if one is missing
+    "Averages of STS, transfer, retrieval and reranking"
+    nothing = float("nan")
+    return {task:100*np.mean([record.metrics.get(k, nothing) for k in keys.values()])
+            for task,keys in SCORES.items()}
+
+def task_means(
+    records:Sequence[Record], # Trainings with InfoNCE or SoftCSE in one setting
+)->pd.DataFrame: # One row a loss: seeds, and each task as mean ± standard deviation
+    "Averages of each task at the best checkpoint, over seeds"
+    rows = []
+    for name in sorted({variant(r) for r in records}, key=variant_order):
+        own = [r for r in records if variant(r)==name]
+        scores = pd.DataFrame([task_averages(r) for r in own])
+        both = zip(scores.mean(), scores.std(), strict=True)
+        texts = [f"{m:.2f}" + ("" if np.isnan(s) else f" ± {s:.2f}") for m,s in both]
+        rows.append({"loss":name, "seeds":len(own)} | dict(zip(SCORES, texts, strict=True)))
+    return pd.DataFrame(rows)
 
 # %% ../../nbs/results/06_transfer_retrieval.ipynb #686a2a85
 def evaluation_sources(

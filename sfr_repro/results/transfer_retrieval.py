@@ -117,9 +117,9 @@ def task_averages(
     record:Record, # With scores of some tasks
 )->dict[str,float]: # Task -> average of the sets that claims use, times 100; NaN if one is missing
     "Averages of STS, transfer, retrieval and reranking"
-    nothing = float("nan")
-    return {task:100*np.mean([record.metrics.get(k, nothing) for k in keys.values()])
-            for task,keys in SCORES.items()}
+    def average(keys):
+        return 100*np.mean([record.metrics.get(k, float("nan")) for k in keys.values()])
+    return {task:average(keys) for task,keys in SCORES.items()}
 
 def task_means(
     records:Sequence[Record], # Trainings with InfoNCE or SoftCSE in one setting

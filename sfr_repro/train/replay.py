@@ -35,7 +35,7 @@ class ReplayedStep:
         batch:dict[str,Tensor], # Of the shape that all batches have
         autocast:Callable, # The context of mixed precision
         *,
-        # Largest difference of a replayed gradient from a plain one, of its largest entry
+        # Largest difference of replayed and plain gradient, as a share of the largest entry
         bound:float=.02,
     ):
         self.module,self.autocast,self.graph = module, autocast, None

@@ -291,7 +291,9 @@ def mhe_repaired_coefficients(
     power:float|None=None, # 0 or more: a power of the cosine in place of the temperature (ours)
     repair:tuple[str,...]=REPAIRS, # Any subset; none gives `mhe`
     mask:str="same", # Negatives of the dissipation: "same" as coded, "cross" as in the paradigm
-    form:str="official", # "official": effective ratio about `2*ratio/lam`; "paper": `ratio`
+    # "official": effective ratio about `2*ratio/lam`, and `ratio/lam` on average where the
+    # weight is not repaired; "paper": `ratio`
+    form:str="official",
 )->Frozen: # Detached
     "The frozen part of `mhe_repaired`: MHE with each component repaired on its own"
     check_repair(repair, REPAIRS, mask=mask, form=form)

@@ -28,7 +28,8 @@ from .run import run
 class Outcome:
     "How one run of a queue ended"
     # `RunConfig.run_name` of the setting as given; the folder's name may differ, since `run`
-    # fills in constants. "unknown" if its worker ended before it could say
+    # fills in constants. "unknown" if its worker ended before it could say; the run is left out
+    # under its own name too
     name:str
     state:str # "done", "refused", "failed" or "left out"
     seconds:float=0. # That it took here
@@ -94,7 +95,8 @@ def run_all(
     collect:str|Path|None=None, # A file that gets one line of JSON for each finished record
     # Called when each setting so far has an outcome: what comes next, or nothing
     follow:Callable[[list[Outcome]],Sequence[RunConfig]]|None=None,
-    say:Callable=print, # Called with one line for each outcome
+    # Called with a text for each outcome, except for runs whose end no worker told
+    say:Callable=print,
     lenses:Callable|None=None, # As for `run`
 )->list[Outcome]: # In the order in which they ended
     "Run many settings by several processes"

@@ -394,9 +394,9 @@ def supersede(
         raise RecordError(f"why is {why!r}: it must be one line that says what changed")
     if path.parent.name != "runs":
         raise RecordError(f"{path}: does not lie in a folder named runs, where kept records are")
-    commit = commit or code_state()["commit"]
     if commit and not re.fullmatch("[0-9a-f]{7,40}", commit):
         raise RecordError(f"commit is {commit!r}: it must be 7 to 40 digits from 0-9 and a-f")
+    commit = commit or code_state()["commit"]
     made_with,top = (read_record(path).code.commit or "unknown")[:7], path.parents[1]
     new,log = top/"superseded"/f"{path.stem}-{made_with}.json", top/"superseded.csv"
     known = _read_log(log)

@@ -154,7 +154,7 @@ class SentenceEncoder:
 
     @classmethod
     def from_pretrained(cls,
-        name_or_path:str|Path, # `sfr-mini`, a folder, or a name on the Hugging Face hub
+        name_or_path:str|Path, # As for `model_folder`: `sfr-mini`, a folder, or a name on the hub
         *,
         pooler:str|None=None, # None: as saved, else `mean`
         precision:str="auto", # "auto": as saved, else by the device; "fp32", "bf16"

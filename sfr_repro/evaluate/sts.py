@@ -61,7 +61,8 @@ def score_pairs(
     whole = spearman(sim, data.scores)
     if whole is None:
         no_order = len(data) < 2 or np.ptp(data.scores)==0
-        what,near = ("scores","") if no_order else ("cosine similarities",f" to within {SPREAD:g}")
+        near = f" to within {SPREAD:g}, as if the vectors had collapsed"
+        what,near = ("scores","") if no_order else ("cosine similarities",near)
         same = f"its {what} are all the same{near}"
         raise DataError(f"{data.name} {data.split} cannot be scored: {same}")
     names = [n for n in dict.fromkeys(data.subsets) if n]

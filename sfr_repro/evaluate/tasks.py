@@ -268,7 +268,7 @@ def data_inputs(
 
 # %% ../../nbs/evaluate/05_tasks.ipynb #42e5ddd0
 def evaluate_model(
-    name:str|Path, # `sfr-mini`, a folder, or a name on the Hugging Face hub
+    name:str|Path, # As for `model_folder`: `sfr-mini`, a folder, or a name on the hub
     tasks:str|Sequence[str]="all", # As for `evaluate_tasks`
     *,
     pooler:str|None=None, # None: as saved

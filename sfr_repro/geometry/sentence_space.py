@@ -66,8 +66,7 @@ def check_enough(
 ):
     "`UserError` for fewer sentences than `pooled_metrics` needs"
     if n < 4:
-        raise UserError(f"sentences has {n}: "
-                        "at least 4 are needed to look for neighbours in one half of them")
+        raise UserError(f"sentences has {n}: at least 4 are needed, as each half needs 2")
 
 def pooled_metrics(
     vectors:np.ndarray, # Sentence vectors, `(n, D)`, at least 4

@@ -51,7 +51,7 @@ BERT_LIKE = ("bert","roberta","xlm-roberta","camembert")
 
 # %% ../../nbs/train/07_cost.ipynb #c852f881
 def encoder_config(
-    name:str|Path, # A key of `PAPERS`, `sfr-mini`, a folder, or a name on the hub
+    name:str|Path, # A key of `PAPERS`, or as for `model_folder`
 )->PretrainedConfig:
     "The configuration of an encoder; its weights are not touched"
     if str(name) in PAPERS: return PAPERS[str(name)]

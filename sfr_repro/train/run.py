@@ -338,7 +338,7 @@ def _inputs(config, encoder, teacher, dev, tests):
     return inputs | (encoder_inputs(teacher, "teacher") if teacher else {})
 
 def _computation(encoder, options):
-    "How a training computes: it affects the last digits, rows and dropout the masks too"
+    "How a training computes: all of it but the precision can also change dropout's masks"
     packed = can_pack(encoder) if options.packed is None else options.packed
     device = encoder.device.type
     said = {"device":device, "precision":resolve_precision(encoder.precision, device),

@@ -365,7 +365,7 @@ class TrainOptions:
 
 # %% ../../nbs/train/00_trainer.ipynb #6e016a06
 def train(
-    encoder:SentenceEncoder, # Trained in place; ends with the weights of the best point
+    encoder:SentenceEncoder, # Trained in place; on the first process, ends with the best weights
     head:nn.Module, # For training only
     loss:Loss|Callable, # From `make_loss`; or a function of two `(B, D)` views
     token_ids:list, # A list of ids per sentence, special tokens included; three of them per triple

@@ -76,7 +76,7 @@ ANALYSES = {
     'no such model to hold against': (('tiny', '--against', './nowhere'),
                                       'this is no folder with a model'),
     'no such file': (('tiny', '--sentences', 'nowhere.txt'), 'nowhere.txt cannot be read as text'),
-    'one sentence': (('tiny', '--sentences', 'one.txt'), 'sentences has 1 sentence'),
+    'one sentence': (('tiny', '--sentences', 'one.txt'), 'sentences has 1: at least 4 are needed'),
     'unknown pooler': (('tiny', '--pooler', 'avg'), "pooler is 'avg'"),
     'two models of one name': (('a/x/model', '--against', 'b/x/model'),
                                "two models with one name, 'x/model'"),

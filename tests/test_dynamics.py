@@ -150,7 +150,7 @@ def test_other_weights_under_one_name_are_refused(tiny, tmp_path):
 
 @pytest.mark.parametrize("said, options", [
     ("cannot be read as text", dict(sentences=Path("nowhere.txt"))),
-    ("sentences has 1 sentence", dict(sentences=["one lamp"])),
+    ("sentences has 1: at least 4 are needed", dict(sentences=["one lamp"])),
     ("sentence 80 has more than 64 word pieces: new reads no more",
      dict(sentences=[*load_mini_corpus()[:80], "lamp "*80])),
     ("no token type is seen 5 times",

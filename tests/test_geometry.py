@@ -440,7 +440,7 @@ def test_looks_see_the_encoder_as_it_is(tiny):
 def test_a_probe_refuses_before_training(tiny):
     rare = ["red lamp", "green door", "old roof", "blue hat"]
     three = ["a a lamp", "a a door", "a a hat"]
-    for said, texts in (("sentences has 1 sentence", CORPUS[:1]),
+    for said, texts in (("sentences has 1: at least 4 are needed", CORPUS[:1]),
                         ("no token type is seen 5 times", rare),
                         ("sentences has 3: at least 4", three)):
         with pytest.raises(UserError, match=said): geometry_probe(tiny, texts)

@@ -82,7 +82,7 @@ WORDS = { # Part, and how -> what its ratio is; None: however
     ("step",None):"times as fast", ("evaluation",None):"times as fast",
     ("geometry",None):"times as fast", ("tiled",None):"times as fast as plain",
     ("extras","cached teacher"):"time over a plain step's",
-    ("extras","probe every 25 steps"):"share of the training's time",
+    ("extras","probe every 25 steps"):"time over that of 25 plain steps",
     ("causes",None):"time over the whole step's",
     ("start","share of the 0.2 s allowed beyond torch"):"share",
     ("start","against import torch"):"time over that of `import torch`",

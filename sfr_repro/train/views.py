@@ -24,7 +24,7 @@ class TwoViews(nn.Module):
         encoder:SentenceEncoder, # Its model is trained
         head:nn.Module, # `(n, D)` -> `(n, D)`, for training only
         loss:Loss|Callable, # Of two `(B, D)` views with unit rows; a plain function works too
-        # `online(h, h_pos) -> dict of tensors` for the loss, made from the views themselves
+        # `online(h, h_pos) -> dict of tensors` for the loss; `h_pos` with hard negatives below it
         online:Callable|None=None,
         *,
         # `teacher(rows) -> dict of tensors` for the loss, by the sentences' positions in the corpus

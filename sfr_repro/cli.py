@@ -378,7 +378,7 @@ def supersede(
     paths:Annotated[list[Path], typer.Argument(help="Kept records, nbs/records/runs/*.json.")],
     why:Annotated[str, typer.Option(help="One line: what changed since.")],
     commit:Annotated[Optional[str],
-                     typer.Option(help="Since when: 7 to 40 digits. Default: checked out.")]=None,
+                     typer.Option(help="Since commit (7-40 digits). Default: checked out.")]=None,
 ):
     "Take records out of the tables, on record in superseded.csv."
     from sfr_repro.core.folders import kept_records

@@ -30,7 +30,7 @@ def cosines(
     return np.einsum("nd,nd->n", a, b) / (np.linalg.norm(a, axis=1)*np.linalg.norm(b, axis=1))
 
 # %% ../../nbs/evaluate/00_sts.ipynb #f2df0966
-SPREAD = 1e-6 # The least between two cosines that is more than rounding
+SPREAD = 1e-6 # Between two cosines, more than the rounding of float32 and float16
 
 def spearman(
     predicted:np.ndarray, # Cosines, `(n,)`

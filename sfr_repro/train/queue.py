@@ -95,7 +95,7 @@ def run_all(
     collect:str|Path|None=None, # A file that gets one line of JSON for each finished record
     # Called when each setting so far has an outcome: what comes next, or nothing
     follow:Callable[[list[Outcome]],Sequence[RunConfig]]|None=None,
-    # Called with a text for each outcome, except for runs whose end no worker told
+    # Called with a text for each outcome, but for runs left out as no worker told their end
     say:Callable=print,
     lenses:Callable|None=None, # As for `run`
 )->list[Outcome]: # In the order in which they ended

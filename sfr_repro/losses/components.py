@@ -290,7 +290,7 @@ def uniform_weight(batch:Batch)->Tensor: # `(B, B)`
 
 # %% ../../nbs/losses/09_components.ipynb #f054cc95
 def at_least_tiny(slope:Tensor)->Tensor: # The same shape
-    "A slope with its zeros replaced by a tiny number, which cancels in a ratio"
+    "A slope with its zeros replaced by a tiny number, which cancels in weight times ratio"
     return slope.clamp_min(torch.finfo(slope.dtype).eps**2)
 
 # %% ../../nbs/losses/09_components.ipynb #5824584b

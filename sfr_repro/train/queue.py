@@ -86,7 +86,9 @@ def run_all(
     settings:Sequence[RunConfig], # In the order of importance
     out:str|Path|None=None, # Where runs go; None: `SFR_RUNS`, or `runs`
     *,
-    processes:int=1, # Workers on one device, one thread each if `OMP_NUM_THREADS` is not set
+    # Workers on one device, one thread each if `OMP_NUM_THREADS` is not set; whether they fit
+    # into its memory is not checked
+    processes:int=1,
     # No run begins when the longest one so far would end later; None: no limit
     minutes:float|None=None,
     # Keep each run's `model/` and `tensorboard/` beside its record; False removes them, also those

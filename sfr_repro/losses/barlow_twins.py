@@ -39,7 +39,7 @@ def barlow_twins_coefficients(
     h:Tensor, # Anchors, unit rows, `(B, D)`
     h_pos:Tensor, # Positives, unit rows, `(B, D)`; row `i` pairs with row `i` of `h`
     *,
-    lam:float=30., # Strength of the decorrelation, above 0; paper A's 30
+    lam:float=30., # Strength of the decorrelation, above 0; 30 in paper A's code
 )->Frozen: # Detached
     "Frozen coefficients of `barlow_twins`, as paper A codes it, without batch standardisation"
     a,b = (x.detach() for x in as_views(h, h_pos))

@@ -103,7 +103,7 @@ def dissipation_metrics(
     loss:Loss, # As it is trained
     views:Tensor, # Both views before scaling, `(2B, D)`
     tensors:dict[str,Tensor], # What the loss takes beside the views
-)->dict[str,float]: # By name; empty for a plain function, and for more than 4,096 sentences
+)->dict[str,float]: # By name; empty where these numbers are not known
     "Mean dissipation of a batch's anchors, and the share of active ones"
     h,h_pos = unit_rows(views).chunk(2)
     if len(h) > 4096 or not hasattr(loss, "components"): return {}
@@ -313,12 +313,12 @@ def check_batch(
 
 # %% ../../nbs/train/00_trainer.ipynb #c04e0012
 def check_warmup(
-    train:TrainConfig, # With `epochs`, or with `steps`, which its file has been checked for
+    train:TrainConfig, # With `epochs` or `steps`
     sentences:int, # In the corpus
 ):
-    "`UserError` when the warm-up is longer than the epochs"
-    if train.epochs is None: return
-    steps = math.ceil(train.epochs*(sentences//train.batch))
+    "`UserError` when the warm-up is longer than the training"
+    steps = train.steps
+    if train.epochs is not None: steps = math.ceil(train.epochs*(sentences//train.batch))
     if train.warmup > steps:
         raise UserError(f"train.warmup is {train.warmup}: "
                         f"it must be at most the steps of the training, {steps}")
@@ -380,6 +380,7 @@ def train(
     check_choice("dropout", o.dropout, ("fast","torch"))
     check_batch(config.batch, len(token_ids))
     check_warmup(config, len(token_ids))
+    if config.steps == 0: raise UserError("train.steps is 0: it must be at least 1")
     check_triples(token_ids, loss, o)
     if config.measure_every and not o.probe:
         raise UserError(f"train.measure_every is {config.measure_every}: there is no probe to "

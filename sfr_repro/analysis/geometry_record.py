@@ -40,7 +40,7 @@ from sfr_repro.encode.encoder import (
 from ..geometry.measure import Geometry, measure_geometry
 from ..geometry.metrics import anisotropy, geometry_metrics, token_self_similarity
 from ..geometry.probe import named_sentences
-from ..geometry.sentence_space import pooled_metrics
+from ..geometry.sentence_space import check_enough, pooled_metrics
 
 # %% ../../nbs/analysis/03_geometry_record.ipynb #3c663cbb
 def token_metrics(
@@ -161,6 +161,7 @@ def analyse_record(
         encoder = encoder.to(best_device())
     if isinstance(sentences, Path): sentences = read_sentence_file(sentences)
     where,texts,data = named_sentences(sentences, source)
+    check_enough(len(texts))
     metrics,why = measure_model(encoder, texts, where, truncate, progress)
     evaluated = {"tasks":["geometry"]} | ({"official_reading":f"{MISSING}, {why}"} if why else {})
     return measured_record("analyse", session, encoder, data, evaluated, metrics,

@@ -48,7 +48,7 @@ def named_sentences(
     source:Source|str|Path|None=None, # Where STS-B comes from; None: the first that can serve
     n:int|None=None, # At most so many of those, spread evenly; None: all
 )->tuple[str,list[str],dict]: # "geometry/<set>/<split>", the texts, an entry of a record's `data`
-    "Sentences to measure with, at least 4, and their name"
+    "Sentences to measure with, and their name"
     if sentences is not None:
         where,texts,label = "geometry/given/all", list(check_sentences(sentences)), "given"
     else:
@@ -57,7 +57,6 @@ def named_sentences(
         spread = [i*len(data)//n for i in range(n)] if few else range(len(data))
         texts,label = [data.sentence1[i] for i in spread], data.source
         where = f"geometry/{data.name}/test" + (f":{n}" if few else "")
-    check_enough(len(texts))
     return where, texts, describe(where, label, [(str(s),) for s in texts])
 
 # %% ../../nbs/geometry/04_probe.ipynb #2f23964b
@@ -202,6 +201,7 @@ def geometry_probe(
     "A probe that has measured once, so that errors appear here and not later"
     encoder = check_model(encoder, reading)
     where,texts,data = named_sentences(sentences, source, n)
+    check_enough(len(texts))
     found = census(encoder, texts, truncate=True)
     types = frequent_types(found, encoder, reading)
     probe = GeometryProbe(encoder, texts, where, data, reading, found, types)

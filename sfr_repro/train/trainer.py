@@ -313,12 +313,12 @@ def check_batch(
 
 # %% ../../nbs/train/00_trainer.ipynb #c04e0012
 def check_warmup(
-    train:TrainConfig, # With `epochs` or `steps`
+    train:TrainConfig, # With `steps`, or `epochs`; neither: one epoch
     sentences:int, # In the corpus
 ):
     "`UserError` when the warm-up is longer than the training"
     steps = train.steps
-    if train.epochs is not None: steps = math.ceil(train.epochs*(sentences//train.batch))
+    if steps is None: steps = math.ceil((train.epochs or 1.)*(sentences//train.batch))
     if train.warmup > steps:
         raise UserError(f"train.warmup is {train.warmup}: "
                         f"it must be at most the steps of the training, {steps}")

@@ -23,7 +23,7 @@ from sfr_repro.losses.softcse import (
     softcse_temperatures,
     softcse_weights,
 )
-from .report import NO_SCORE, inputs, sts_scores
+from .report import NO_SCORE, inputs, mean_and_sd, sts_scores
 from .verdict import STATES, family_sentence, holm, judge, paired_differences
 
 # %% ../../nbs/results/03_softcse.ipynb #9707b55f
@@ -169,14 +169,13 @@ def comparison_table(
     "The comparison as a table"
     rows,every = [], comparisons(runs)
     cells = {(r.variant,r.against):(interval_text(r), r.state) for r in every.itertuples()}
-    def spread(x): return f"{x.mean():.2f}" + (f" ± {x.std():.2f}" if len(x) > 1 else "")
     for name in sorted(runs.variant.unique(), key=variant_order):
         g = runs[runs.variant==name]
         none = "" if name=="InfoNCE" else "no InfoNCE run with its seeds"
         over,state = cells.get((name,"InfoNCE"), (none,""))
         control,_ = cells.get((name,f"{name} shuffled"), ("",""))
         seeds = len(g) if len(g) > 1 else "one seed"
-        rows.append((name, seeds, spread(g.dev), spread(g.test), over, state, control))
+        rows.append((name, seeds, mean_and_sd(g.dev), mean_and_sd(g.test), over, state, control))
     return pd.DataFrame(rows, columns=["variant","seeds","STS-B dev","test average",
         "over InfoNCE","state","over its shuffled control"])
 

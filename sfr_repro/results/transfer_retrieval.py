@@ -17,7 +17,7 @@ from ..evaluate.retrieval import MEASURES
 from ..evaluate.sts import averaged_sets
 from .claim_rules import SCORES
 from .published_geometry import PUBLISHED_NAMES
-from .report import joined, loss_label, records_folder
+from .report import joined, loss_label, mean_and_sd, records_folder
 from .softcse import variant, variant_order
 
 # %% ../../nbs/results/06_transfer_retrieval.ipynb #c69b54e1
@@ -129,9 +129,7 @@ def task_means(
     for name in sorted({variant(r) for r in records}, key=variant_order):
         own = [r for r in records if variant(r)==name]
         scores = pd.DataFrame([task_averages(r) for r in own])
-        both = zip(scores.mean(), scores.std(), strict=True)
-        texts = [f"{m:.2f}" + ("" if np.isnan(s) else f" ± {s:.2f}") for m,s in both]
-        rows.append({"loss":name, "seeds":len(own)} | dict(zip(SCORES, texts, strict=True)))
+        rows.append({"loss":name, "seeds":len(own)} | scores.apply(mean_and_sd).to_dict())
     return pd.DataFrame(rows)
 
 # %% ../../nbs/results/06_transfer_retrieval.ipynb #686a2a85

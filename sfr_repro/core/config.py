@@ -12,7 +12,6 @@ import itertools
 import json
 import math
 import os
-import re
 import tomllib
 from dataclasses import asdict, fields, replace
 from pathlib import Path
@@ -21,6 +20,7 @@ from pydantic import AfterValidator, ConfigDict, Field, ValidationError
 from pydantic.dataclasses import dataclass
 from .errors import UserError
 from .provenance import file_sha256
+from .values import HOW, later_key, long_number, override_value, with_tuples
 
 # %% ../../nbs/core/03_config.ipynb #7d924ccb
 STRICT = ConfigDict(extra="forbid", strict=True)
@@ -43,7 +43,7 @@ class EncoderConfig:
     head_init_std:Positive|None = None # Normal initialisation of the head; None: torch's own
     # Word pieces per training sentence, special tokens included
     max_length:Annotated[int, Field(ge=3)] = 32
-    # Hidden and attention dropout; None: as in the encoder's config
+    # Every dropout but that of task heads and whole layers; None: as in the encoder's config
     dropout:Annotated[float, Field(ge=0, lt=1)]|None = None
     # Leave word, position and type embeddings and their LayerNorm as they are
     freeze_embeddings:bool = False
@@ -82,7 +82,8 @@ class DataConfig:
     # Instead of a corpus: a table of anchors, positives and hard negatives, .tsv or .csv; or
     # "nli_for_simcse", from the hub
     triples:str|None = None
-    # Sentences or triples, drawn with `sample_seed` (of the hub's corpus: the first); None: all
+    # How many sentences or triples, drawn with `sample_seed`; of the hub's corpus, the first
+    # ones. None: all
     sentences:Annotated[int, Field(ge=2)]|None = None
     # Of the sample; None: the run's seed
     sample_seed:Annotated[int, Field(ge=0, lt=2**32)]|None = None
@@ -133,12 +134,6 @@ class EvaluateConfig:
 # %% ../../nbs/core/03_config.ipynb #4b9474f4
 SECTIONS = {"encoder":EncoderConfig, "loss":LossConfig, "teacher":TeacherConfig, "data":DataConfig,
             "train":TrainConfig, "evaluate":EvaluateConfig}
-
-def with_tuples(x):
-    "`x` with a tuple for each list in it"
-    if isinstance(x, (list,tuple)): return tuple(map(with_tuples, x))
-    if isinstance(x, dict): return {k:with_tuples(v) for k,v in x.items()}
-    return x
 
 def without_none(x):
     "`x` without the keys of its dicts whose value is `None`"
@@ -224,8 +219,6 @@ class ConfigError(UserError):
     "A mistake in an experiment file, a preset's name or an override"
 
 # %% ../../nbs/core/03_config.ipynb #b99ade97
-HOW = ("tile","module")   # keys of [loss] that are no constants of the loss
-
 def read_section(name, cls, given, where):
     "One section from plain data: an object of the dataclass `cls`"
     if not isinstance(given, dict):
@@ -330,33 +323,15 @@ def _read(path, presets):
     except (ValueError, RecursionError):
         raise ConfigError(f"{path}: holds a number of too many digits, or is nested too "
                           "deeply") from None
-    if name := _too_large(raw):
+    if name := long_number(raw):
         raise ConfigError(f"{path}: {name} is a number of too many digits")
     return path.stem, raw, hashlib.sha256(data).hexdigest()
 
-def _too_large(x, name=""):
-    "The name of a number with too many digits; \"\" if there is none"
-    if isinstance(x, int): return name if x.bit_length() > 10_000 else ""
-    items = x.items() if isinstance(x, dict) else enumerate(x) if isinstance(x, tuple) else ()
-    found = (_too_large(v, f"{name}.{k}".lstrip(".")) for k,v in items)
-    return next(filter(None, found), "")
-
-def _value(text):
-    "An override's value: as TOML, else a number such as .1 or 1., else the text itself"
-    try: value = with_tuples(tomllib.loads(f"x = {text}")["x"])
-    except (ValueError, RecursionError):
-        return float(text) if re.fullmatch(r"[+-]?(\d+\.|\.\d+)(e[+-]?\d+)?", text, re.I) else text
-    return text if _too_large(value, "x") else value
-
 def _check_override(override, key, raw):
-    "Refuse an override of a key that a variant sets"
-    section,_,name = key.partition(".")
-    variants = raw.get("variant", ())
-    for v in variants if isinstance(variants, tuple) else ():
-        inside = v.get(section) if isinstance(v, dict) else None
-        if isinstance(v, dict) and key in v or isinstance(inside, dict) and name in inside:
-            raise ConfigError(f"override {override!r}: a [[variant]] of the file sets {key}, "
-                              "so change it there")
+    "Refuse an override that a later key of the file would undo"
+    if found := later_key(key, raw):
+        raise ConfigError(f"override {override!r}: {found[1]} of the file sets {found[0]}, "
+                          "so change it there")
 
 def read_settings(path, presets, sections, overrides=(), others=()):
     "`(name, preset, plain data, sha256)`: a file over its preset, overrides over both"
@@ -369,8 +344,8 @@ def read_settings(path, presets, sections, overrides=(), others=()):
         key,eq,text = o.partition("=")
         if not eq: raise ConfigError(f"override {o!r}: write section.key=value")
         _check_override(o, key, raw)
-        if key=="seeds" and key in others: raw = {**raw, key:_value(text)}
-        else: changed = _set(changed, key, _value(text), f"override {o!r}", sections)
+        if key=="seeds" and key in others: raw = {**raw, key:override_value(text)}
+        else: changed = _set(changed, key, override_value(text), f"override {o!r}", sections)
     raw = _merge(raw, changed)
     if unknown := sorted(set(raw)-set(sections)-set(others)):
         known = ", ".join(("preset", *others, *sections))

@@ -142,7 +142,8 @@ def frozen_loss(
 )->LossSpec: # Of the loss `x`
     "A loss that stops gradients, from its two halves"
     def value(h, h_pos, *tensors, **constants):
-        return energy(h, h_pos, coefficients(h, h_pos, *tensors, **constants))
+        frozen = coefficients(h.detach(), h_pos.detach(), *tensors, **constants)
+        return energy(h, h_pos, frozen)
 
     def grad(h, h_pos, *tensors, **constants):
         return gradient(coefficients(h, h_pos, *tensors, **constants))

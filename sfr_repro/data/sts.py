@@ -89,7 +89,7 @@ def sts_set(
     source:str="file", # The record's label
     faults:list[str]|None=None, # Collects the faults of reading and of the rows
 )->STSSet: # With at least one pair
-    "Make a set from rows and check each; one error names all faults"
+    "Make a set from rows and check each; one error names five faults and counts the others"
     subsets,scores,firsts,seconds = [],[],[],[]
     faults = [] if faults is None else faults
     for where,subset,score,a,b in rows:
@@ -194,7 +194,7 @@ def embedded_sts(
 # %% ../../nbs/data/02_sts.ipynb #d17c60e4
 def load_sts(
     name:str, # One of `STS_SETS`, "SICK-R-all", "mini-sts", a name of the folder's, or a .tsv file
-    split:str="test", # STS-B also has "train" and "dev", SICK-R "train" and "trial", mini-sts "dev"
+    split:str="test", # STS-B also "train", "dev"; SICK-R in folder "train", "trial"; mini-sts "dev"
     rendering:str="raw", # "raw" or "senteval"; a .tsv file is read as it is, and is "raw"
     source:Source|str|Path|None=None, # As for `resolve`
 )->STSSet: # With its source in it
@@ -223,5 +223,5 @@ def sts_sets(
 def reference_set(
     source:Source|str|Path|None=None, # As for `resolve`
 )->str: # A name for `load_sts`: STS-B, or the project's own pairs if there is nothing else
-    "The set that checkpoints are chosen on and geometry is measured on"
+    "The set for choosing checkpoints (split dev) and for measuring geometry (split test)"
     return "mini-sts" if sts_sets(source)==("mini-sts",) else "STS-B"

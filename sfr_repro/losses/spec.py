@@ -198,7 +198,7 @@ def _tell_of_lengths(name, views):
 class Loss(nn.Module):
     "A registered loss with its constants set; call it with two views"
     spec:LossSpec # What is computed
-    constants:dict # All of them, defaults included
+    constants:dict # By name; `make_loss` gives all of them, defaults included
     normalize:bool = False # Whether rows are scaled to unit length first
     strips:object = None # The linear-memory form with its tile; None: the whole batch at once
 

@@ -72,7 +72,7 @@ MAIN_RUNS,COMMON_RUNS = "paradigm_main", "paradigm_common" # Experiments: own ra
 
 def losses_table(
     records:Sequence[Record], # All
-)->pd.DataFrame: # Seven columns, one row for each loss that has runs
+)->pd.DataFrame: # Seven columns, one row for each loss that has main runs
     "STS of the twelve losses: last and best checkpoint, at their own rate and at one rate for all"
     main,common = (run_scores(records, e) for e in (MAIN_RUNS,COMMON_RUNS))
     rows = []

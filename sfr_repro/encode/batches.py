@@ -137,7 +137,7 @@ def mteb_meta(
     revision:str, # Of everything that determines its vectors
     dim:int, # Width `D`
     max_tokens:int, # The longest text
-)->object: # A `ModelMeta`; `AttributeError` without mteb, as for a model that has none
+)->object: # A `ModelMeta`; `AttributeError` without mteb, as if there were no such property
     "The name of a model in mteb's results"
     if find_spec("mteb") is None:
         raise AttributeError("mteb_model_meta needs the package mteb: pip install mteb")

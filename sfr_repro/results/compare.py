@@ -4,15 +4,15 @@
 
 # %% auto #0
 __all__ = ['WIDEST', 'record_files', 'read_named', 'flat_settings', 'ComparedSetting', 'group_settings', 'differing',
-           'common_sets', 'score_matrix', 'pair_by_seed', 'compare_settings', 'readable_comparison', 'comparison_words',
-           'list_columns', 'list_tables']
+           'common_sets', 'score_matrix', 'count_once', 'pair_by_seed', 'compare_settings', 'readable_comparison',
+           'comparison_words', 'list_columns', 'list_tables']
 
 # %% ../../nbs/results/15_compare.ipynb #19f72255
 import hashlib
 import math
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 import numpy as np
 import pandas as pd
@@ -162,6 +162,15 @@ def score_matrix(
     return np.array(list(map(line, setting.records.values())))
 
 # %% ../../nbs/results/15_compare.ipynb #16e063cc
+def count_once(
+    setting:ComparedSetting, # Any
+    task:str="sts", # A key of `HEADLINES`
+)->ComparedSetting: # With one seed, if it is an evaluation whose seeds change no score
+    "An evaluation without training, once: its equal scores are no seeds"
+    scores = [set_scores(r.metrics, task) for r in setting.records.values()]
+    if setting.first.kind != "evaluate" or any(s != scores[0] for s in scores): return setting
+    return replace(setting, records=dict([next(iter(setting.records.items()))]))
+
 def _interval_text(low, high): return "-" if math.isnan(low) else f"[{low:.2f}, {high:.2f}]"
 
 def pair_by_seed(
@@ -197,6 +206,7 @@ def compare_settings(
 )->pd.DataFrame: # A column for each value that differs, then seeds ... verdict
     "Settings side by side, with numbers that are not rounded"
     check_non_negative(least=least)
+    settings = [count_once(s, task) for s in settings]
     sets,names = common_sets(settings, task), differing(settings)
     every = [score_matrix(s, sets, task) for s in settings]
     rows = []

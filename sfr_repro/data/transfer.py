@@ -67,7 +67,7 @@ class TransferSet:
         labels = [self.classes[y] for y in self.labels]
         seconds = self.sentence2 or [""]*len(self)
         rows = zip(self.splits, labels, self.sentence1, seconds, strict=True)
-        senteval = self.source=="folder" and self.name in TRANSFER_COUNTS
+        senteval = self.source=="folder" and self.name in TRANSFER_SETS
         rendering = "senteval" if senteval else "raw"
         return describe(f"transfer/{self.name}", self.source, list(rows), rendering)
 
@@ -246,7 +246,7 @@ def load_transfer(
 def transfer_sets(
     source:Source|str|Path|None=None, # As for `resolve`
 )->tuple[str,...]: # Names for `load_transfer`; none for the embedded source
-    "The sets of a source: the seven, of the hub six; all sets of a folder that has none of them"
+    "The default sets of a source: the seven; of the hub six; of a folder without any of the seven, all it has"
     source = resolve(source, "transfer")
     if source.kind == "embedded": return ()
     if source.kind == "hub": return tuple(HUB_TRANSFER)

@@ -340,7 +340,7 @@ def load_retrieval(
 def retrieval_sets(
     source:Source|str|Path|None=None, # As for `resolve`
 )->tuple[str,...]: # Names for `load_retrieval`; none for the embedded source
-    "The default sets of a source: six of the hub; the four of a folder that has any of them, else all it has"
+    "The default sets of a source: six of the hub; of a folder the four, or without them all it has"
     source = resolve(source, "retrieval")
     if source.kind == "embedded": return ()
     if source.kind == "hub": return (*RERANKING,"QuoraRetrieval","SciFact","NFCorpus")

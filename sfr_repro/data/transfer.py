@@ -246,7 +246,7 @@ def load_transfer(
 def transfer_sets(
     source:Source|str|Path|None=None, # As for `resolve`
 )->tuple[str,...]: # Names for `load_transfer`; none for the embedded source
-    "The default sets of a source: the seven; of the hub six; of a folder without any of the seven, all it has"
+    "The default sets of a source: the seven; of the hub six; of a folder without them all it has"
     source = resolve(source, "transfer")
     if source.kind == "embedded": return ()
     if source.kind == "hub": return tuple(HUB_TRANSFER)

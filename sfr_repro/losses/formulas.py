@@ -179,7 +179,7 @@ ORIGINAL = {
 def other_view(
     x:Symbols, # The batch
     other:Tensor, # Cosines within the other view, `(B, B)`
-    own:Tensor, # Cosines within the view that pushes, `(B, B)`
+    own:Tensor, # Cosines within the view that sets the weights, `(B, B)`
 )->Tensor: # `(B,)`
     "Summed shares of an anchor in the other view, as a multiple of those in its own"
     return x.total(x.shares(other, x.k.tau))/x.total(x.shares(own, x.k.tau))

@@ -136,6 +136,10 @@ def test_the_rendering_is_senteval_s_for_its_own_text_only(tmp_path):
     others = (dict(name="own", source="folder"), dict(name="MR", source="hub SetFit/mr@1"),
               dict(name="MR"))
     assert [rendering(**other) for other in others] == ["raw"]*3
+    pairs = [(f"row {i}", "all", label, "Lamp.", f"Lamp {i}.")
+             for i,label in enumerate(CLASSES["SICK-E"]*2)]
+    sick = transfer_set("SICK-E", pairs, source="folder")
+    assert sick.describe()["rendering"] == "raw"           # the folder has SICK's own text
 
 @pytest.mark.parametrize("row,said",
                          ((("row 9","all",1,"Hail."),

@@ -160,7 +160,8 @@ def test_files_that_are_not_there_are_told_together(run, own, tmp_path):
 def test_the_identifiers_of_committed_records_stay():
     "A field that nobody set is not hashed; the control is one that is set"
     from dataclasses import replace
-    from sfr_repro.core.config import SECTIONS, RunConfig, with_tuples
+    from sfr_repro.core.config import SECTIONS, RunConfig
+    from sfr_repro.core.values import with_tuples
     seen = 0
     for f in sorted(RECORDS.glob('*.json')):
         r = json.loads(f.read_text())

@@ -20,7 +20,7 @@ from pydantic import AfterValidator, ConfigDict, Field, ValidationError
 from pydantic.dataclasses import dataclass
 from .errors import UserError
 from .provenance import file_sha256
-from .values import HOW, later_key, long_number, override_value, with_tuples
+from .values import long_number, override_value, with_tuples
 
 # %% ../../nbs/core/03_config.ipynb #7d924ccb
 STRICT = ConfigDict(extra="forbid", strict=True)
@@ -219,6 +219,8 @@ class ConfigError(UserError):
     "A mistake in an experiment file, a preset's name or an override"
 
 # %% ../../nbs/core/03_config.ipynb #b99ade97
+HOW = ("tile","module")   # keys of [loss] that are no constants of the loss
+
 def read_section(name, cls, given, where):
     "One section from plain data: an object of the dataclass `cls`"
     if not isinstance(given, dict):
@@ -291,7 +293,16 @@ def _sweeps(raw, where):
                           "varied")
     return raw, sweep, grid, variants
 
-def _variants(raw, where):
+def _check_kept(overrides, raw, one, what):
+    "Refuse an override that a setting of a grid or a variant, `one`, has lost"
+    for o in overrides:
+        section,_,key = o.partition("=")[0].partition(".")
+        wanted,found = (x.get(section, {}) for x in (raw,one))
+        if key and key in wanted and (key not in found or found[key] != wanted[key]):
+            raise ConfigError(f"override {o!r}: {what} of the file replaces {section}.{key}, "
+                              "so change it there")
+
+def _variants(raw, where, overrides=()):
     "Each setting of a file, with its own seeds if it has them"
     raw,sweep,grid,variants = _sweeps(raw, where)
     if not grid and not variants: yield raw, None
@@ -300,13 +311,18 @@ def _variants(raw, where):
     for values in itertools.product(*grid.values()) if grid else ():
         one = raw
         for k,v in zip(grid, values, strict=True): one = _set(one, k, v, where)
+        _check_kept(overrides, raw, one, "the [sweep.grid]")
         yield one, None
     for v in variants:
         if unknown := set(v)-set(SECTIONS)-{"seeds"}:
             raise ConfigError(f"{where}: [[variant]] has {sorted(unknown)[0]!r}: it may have "
                               f"seeds, {', '.join(SECTIONS)}")
-        given = {k:x for k,x in v.items() if k != "seeds"}
-        yield _merge(raw, given), v.get("seeds")
+        one = _merge(raw, {k:x for k,x in v.items() if k != "seeds"})
+        _check_kept(overrides, raw, one, "a [[variant]]")
+        if "seeds" in v and (o := next((o for o in overrides if o.startswith("seeds=")), None)):
+            raise ConfigError(f"override {o!r}: a [[variant]] of the file replaces seeds, "
+                              "so change it there")
+        yield one, v.get("seeds")
 
 # %% ../../nbs/core/03_config.ipynb #651911b3
 def _read(path, presets):
@@ -327,12 +343,6 @@ def _read(path, presets):
         raise ConfigError(f"{path}: {name} is a number of too many digits")
     return path.stem, raw, hashlib.sha256(data).hexdigest()
 
-def _check_override(override, key, raw):
-    "Refuse an override that a later key of the file would undo"
-    if found := later_key(key, raw):
-        raise ConfigError(f"override {override!r}: {found[1]} of the file sets {found[0]}, "
-                          "so change it there")
-
 def read_settings(path, presets, sections, overrides=(), others=()):
     "`(name, preset, plain data, sha256)`: a file over its preset, overrides over both"
     name,raw,sha = _read(path, presets)
@@ -343,7 +353,6 @@ def read_settings(path, presets, sections, overrides=(), others=()):
     for o in overrides:
         key,eq,text = o.partition("=")
         if not eq: raise ConfigError(f"override {o!r}: write section.key=value")
-        _check_override(o, key, raw)
         if key=="seeds" and key in others: raw = {**raw, key:override_value(text)}
         else: changed = _set(changed, key, override_value(text), f"override {o!r}", sections)
     raw = _merge(raw, changed)
@@ -413,7 +422,7 @@ def load_experiment(
     where,seeds = str(path), raw.pop("seeds")
     _check_seeds(seeds, where)
     runs = {}
-    for one,its_seeds in _variants(raw, where):
+    for one,its_seeds in _variants(raw, where, overrides):
         if its_seeds is not None: _check_seeds(its_seeds, where)
         parts = {k:read_section(k, cls, one.get(k, {}), where) for k,cls in SECTIONS.items()}
         parts["loss"] = _with_module(parts["loss"], folder, where)

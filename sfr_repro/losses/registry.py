@@ -171,9 +171,10 @@ def _check_signature(spec):
     if len(views) < 2 or open_ended:
         raise UserError(f"loss {name!r} takes ({', '.join(map(str, p))}): "
                         "it must take (h, h_pos, *, constants), without *args and **kwargs")
-    if any(x.name=="sim_ref" and x.default is not kinds.empty for x in p):
-        raise UserError(f"loss {name!r} has a default for sim_ref: the similarities of a teacher "
-                        "are a tensor, as in (h, h_pos, sim_ref)")
+    def constant(x): return x.kind is kinds.KEYWORD_ONLY or x.default is not kinds.empty
+    if any(x.name=="sim_ref" and constant(x) for x in p):
+        raise UserError(f"loss {name!r} takes sim_ref as a constant: the similarities of a "
+                        "teacher are a tensor, as in (h, h_pos, sim_ref)")
     if extra := [x for x in views if x.default is not kinds.empty and x.name != "h_neg"]:
         raise UserError(f"loss {name!r} has {extra[0].name} among its tensors: "
                         f"a constant stands after a bare *, as in (h, h_pos, *, {extra[0]})")

@@ -133,6 +133,11 @@ def one_way_loss(
     return LossSpec(value, built(grad, "grad", value), built(components, "components", value))
 
 # %% ../../nbs/losses/08_spec.ipynb #40b3fe03
+def _detached(x):
+    "A tensor, or factors of one, without its gradient; anything else as it is"
+    if isinstance(x, (tuple,list)): return type(x)(map(_detached, x))
+    return x.detach() if isinstance(x, Tensor) else x
+
 def frozen_loss(
     coefficients:Callable, # `x_coefficients(h, h_pos, *, constants)`: what is frozen
     energy:Callable, # `energy(h, h_pos, coefficients) -> Tensor ()`, which is differentiated
@@ -141,15 +146,18 @@ def frozen_loss(
     wide:bool=False, # As in `LossSpec`
 )->LossSpec: # Of the loss `x`
     "A loss that stops gradients, from its two halves"
+    def frozen(*tensors, **constants):
+        return coefficients(*map(_detached, tensors),
+                            **{k:_detached(x) for k,x in constants.items()})
+
     def value(h, h_pos, *tensors, **constants):
-        frozen = coefficients(h.detach(), h_pos.detach(), *tensors, **constants)
-        return energy(h, h_pos, frozen)
+        return energy(h, h_pos, frozen(h, h_pos, *tensors, **constants))
 
     def grad(h, h_pos, *tensors, **constants):
-        return gradient(coefficients(h, h_pos, *tensors, **constants))
+        return gradient(frozen(h, h_pos, *tensors, **constants))
 
     def components(h, h_pos, *tensors, **constants):
-        return read(coefficients(h, h_pos, *tensors, **constants))
+        return read(frozen(h, h_pos, *tensors, **constants))
 
     value,grad,components = (
         built(f, f.__name__, coefficients, "coefficients") for f in (value,grad,components))

@@ -20,10 +20,10 @@ from sfr_repro.core.config import (
     read_section,
     read_settings,
     setting_id,
-    with_tuples,
 )
 from ..core.errors import UserError
 from ..core.records import Record
+from ..core.values import with_tuples
 
 # %% ../../nbs/pretrain/00_config.ipynb #bceeb636
 Finite = Annotated[float, Field(ge=0, allow_inf_nan=False)]

@@ -55,7 +55,8 @@ def trajectories_figure(
     for ax,(key,(words,scale)) in zip(axes.flat, MEASURES.items(), strict=True):
         for name,own in table.groupby("loss", sort=False):
             style = "--" if name.endswith("_repaired") else "-"
-            ax.plot(own.step, own[key], color=COLOURS[name.removesuffix("_repaired")],
+            values = own[key].where(own[key] > 0) if scale=="log" else own[key]
+            ax.plot(own.step, values, color=COLOURS[name.removesuffix("_repaired")],
                 linestyle=style, label=LABELS[name])
         ax.set(title=words, yscale=scale)
         ax.grid(color="0.92")

@@ -12,9 +12,10 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from transformers.models.auto.tokenization_auto import get_tokenizer_config
-from ..core.config import SECTIONS, RunConfig, TrainConfig, with_tuples
+from ..core.config import SECTIONS, RunConfig, TrainConfig
 from ..core.errors import UserError
 from ..core.records import Record, pipe_table
+from ..core.values import with_tuples
 from ..encode.encoder import first_position
 from ..encode.loading import model_files
 from ..encode.names import model_folder

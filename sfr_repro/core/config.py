@@ -43,7 +43,7 @@ class EncoderConfig:
     head_init_std:Positive|None = None # Normal initialisation of the head; None: torch's own
     # Word pieces per training sentence, special tokens included
     max_length:Annotated[int, Field(ge=3)] = 32
-    # Every dropout but that of task heads and whole layers; None: as in the encoder's config
+    # Every dropout rate of the encoder, except of task heads and of whole layers (LayerDrop). None: as in its config
     dropout:Annotated[float, Field(ge=0, lt=1)]|None = None
     # Leave word, position and type embeddings and their LayerNorm as they are
     freeze_embeddings:bool = False
@@ -82,8 +82,8 @@ class DataConfig:
     # Instead of a corpus: a table of anchors, positives and hard negatives, .tsv or .csv; or
     # "nli_for_simcse", from the hub
     triples:str|None = None
-    # How many sentences or triples, drawn with `sample_seed`; of the hub's corpus, the first
-    # ones. None: all
+    # How many sentences or triples, drawn with `sample_seed`. The hub's corpus gives its first
+    # ones instead. None: all
     sentences:Annotated[int, Field(ge=2)]|None = None
     # Of the sample; None: the run's seed
     sample_seed:Annotated[int, Field(ge=0, lt=2**32)]|None = None
@@ -308,6 +308,7 @@ def _variants(raw, where, overrides=()):
     if not grid and not variants: yield raw, None
     for k,values in sweep.items():
         for v in values: yield _set(raw, k, v, where), None
+    grid = dict(sorted(grid.items(), key=lambda kv: kv[0] != "loss.name"))   # before its constants
     for values in itertools.product(*grid.values()) if grid else ():
         one = raw
         for k,v in zip(grid, values, strict=True): one = _set(one, k, v, where)
@@ -350,7 +351,8 @@ def read_settings(path, presets, sections, overrides=(), others=()):
     if not isinstance(preset, str) or preset not in presets:
         raise ConfigError(f"{path}: preset is {preset!r}: it must be one of {', '.join(presets)}")
     raw,changed = _merge(presets[preset], raw), {}
-    for o in overrides:
+    # the name of a loss comes first, since it drops the constants of the one before
+    for o in sorted(overrides, key=lambda o: not o.startswith("loss.name=")):
         key,eq,text = o.partition("=")
         if not eq: raise ConfigError(f"override {o!r}: write section.key=value")
         if key=="seeds" and key in others: raw = {**raw, key:override_value(text)}

@@ -13,7 +13,7 @@ import tomllib
 def with_tuples(
     x:object, # Plain data
 )->object: # The same, with a tuple for each list in it
-    "Plain data that cannot be changed in place"
+    "Plain data with tuples for its lists"
     if isinstance(x, (list,tuple)): return tuple(map(with_tuples, x))
     if isinstance(x, dict): return {k:with_tuples(v) for k,v in x.items()}
     return x

@@ -43,7 +43,8 @@ class EncoderConfig:
     head_init_std:Positive|None = None # Normal initialisation of the head; None: torch's own
     # Word pieces per training sentence, special tokens included
     max_length:Annotated[int, Field(ge=3)] = 32
-    # Every dropout rate of the encoder, except of task heads and of whole layers (LayerDrop). None: as in its config
+    # Every dropout rate of the encoder, except those of task heads and of whole layers
+    # (LayerDrop). None: as in its config
     dropout:Annotated[float, Field(ge=0, lt=1)]|None = None
     # Leave word, position and type embeddings and their LayerNorm as they are
     freeze_embeddings:bool = False

@@ -15,8 +15,8 @@ from .paradigm_tables import LABELS, checkpoint_average, rate_text
 
 # %% ../../nbs/results/23_long_runs.ipynb #23c0000f
 LONG_RUNS = "paradigm_long" # The experiment
-LONG_MEASURES = { # Key of a trajectory -> words, scale of its axis
-    "sts/STS-B/dev/all/spearman":("STS-B dev (Spearman x 100)","linear"),
+LONG_MEASURES = { # Column of `long_trajectories` -> words, scale of its axis
+    "dev":("STS-B dev (Spearman x 100)","linear"),
     "pos_cos":("cosine of a positive","linear"),
     "neg_cos":("cosine of a negative","linear"),
     "uniformity":("uniformity (lower: more uniform)","linear"),
@@ -38,11 +38,9 @@ def long_trajectories(
     rows = []
     for name,r in long_losses(records).items():
         for p in r.trajectory:
-            row = {"loss":name, "step":p.step} | {k:p.metrics.get(k) for k in LONG_MEASURES}
-            rows.append(row)
-    table = pd.DataFrame(rows, columns=["loss","step",*LONG_MEASURES])
-    key = "sts/STS-B/dev/all/spearman"
-    return table.assign(**{key:100*table[key].astype(float)})
+            values = p.metrics | {"dev":100*p.metrics[r.selection.metric]}
+            rows.append({"loss":name, "step":p.step} | {k:values.get(k) for k in LONG_MEASURES})
+    return pd.DataFrame(rows, columns=["loss","step",*LONG_MEASURES])
 
 # %% ../../nbs/results/23_long_runs.ipynb #23c00012
 LONG_COLOURS = {"infonce":"black", "mhe":"#0173b2", "vicreg":"#de8f05", "barlow_twins":"#029e73"}
@@ -70,10 +68,10 @@ def long_table(
     records:Sequence[Record], # Any
 )->pd.DataFrame: # Seven columns, one row a loss
     "Where the long runs end"
-    rows,key = [], "sts/STS-B/dev/all/spearman"
+    rows,along = [], long_trajectories(records).set_index("step")
     for name,r in long_losses(records).items():
-        dev = {p.step:100*p.metrics[key] for p in r.trajectory if key in p.metrics}
-        best,last = max(dev, key=dev.get), max(dev)
+        dev = along.dev[along.loss==name]
+        best,last = dev.idxmax(), dev.index.max()
         rows.append({"loss":LABELS[name], "rate":rate_text(r.config["train"]["lr"]),
             "best dev (step)":f"{dev[best]:.2f} ({best})", "last dev":f"{dev[last]:.2f}",
             "fall":f"{dev[best]-dev[last]:.2f}",
